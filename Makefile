@@ -1,0 +1,60 @@
+# One command each for the demo, the tests and the measurements. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types tests bench gpu-check clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1: \2/p' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "taemi needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# torch goes first and alone: any looser request lets the index choose a build of several gigabytes.
+$(VENV)/.installed-run: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing torch (once; constraints.txt pins what was tested)"
+	@$(PIP) torch==2.13.0
+	@echo "installing taemi for training, export and inference on a CPU"
+	@$(PIP) --editable '.[cpu,train,export,bench,demo]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed-run
+	@echo "installing the test tools"
+	@$(PIP) --editable '.[dev]'
+	@$(PIP) '.[rtx]' --dry-run >/dev/null 2>&1 && $(PIP) --editable '.[rtx]' \
+		|| echo "SKIPPED: tensorrt-rtx has no wheel for this platform; the tests that build plans with it are skipped"
+	@touch $@
+
+demo: $(VENV)/.installed-run  ## The whole way on synthetic clips: train, export, verify, infer, measure
+	@$(BIN)/taemi demo --out demo
+
+test: $(VENV)/.installed-test  ## Lint, types and tests
+	@$(MAKE) --no-print-directory lint types tests
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+tests: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-run  ## Measure the demo's bundle on this machine
+	$(BIN)/taemi-bench run demo/demo.taemi --json benchmarks/results/cpu.json --markdown benchmarks/results/cpu.md
+
+# Uses the Python that is active, not $(VENV): a GPU machine has its own torch, CUDA and TensorRT.
+gpu-check:  ## Record whatever can be run on this machine's GPU (under 9 minutes)
+	PYTHONPATH=.:export:runtime:benchmarks $(PYTHON) -m taemi_bench.gpu_check --out benchmarks/results --build-pycuda
+
+clean:  ## Remove the environment and everything that the targets made
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,192 @@
+"""The one contract of every engine: a dict of arrays in, a dict of arrays out.
+
+Backends implement [Engine._run][]; input checks, timing and closing live here, so that a caller sees
+the same behaviour whatever runs underneath.
+"""
+
+from __future__ import annotations
+
+import abc
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from taemi_runtime.errors import EngineError, InputError
+from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is.
+
+    Args:
+        path: The file that was loaded.
+        backend: The backend's registered name, e.g. ``onnxruntime-cpu``.
+        precision: ``fp32``, ``fp16`` or ``int8``, as built.
+        device: ``cpu`` or ``cuda:N``.
+        versions: Version of each library underneath.
+        limits: Largest length of each bounded axis.
+        threads: Threads inside one call; 0 where the backend decides.
+    """
+
+    path: str
+    backend: str
+    precision: str
+    device: str
+    versions: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine is opened.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an explicit device never falls back.
+        threads: Threads inside one call; 0 lets the backend use the cores that this process may use.
+        tf32: Whether CUDA matrix products may round to TF32.
+    """
+
+    device: str = "auto"
+    threads: int = 0
+    tf32: bool = False
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a backend can be used on this host, and if not, why and what mends it."""
+
+    usable: bool
+    detail: str
+    fix: str = ""
+
+
+class Engine(abc.ABC):
+    """A loaded graph.
+
+    Args:
+        spec: The graph's description.
+        info: What was loaded.
+    """
+
+    def __init__(self, spec: GraphSpec, info: EngineInfo) -> None:
+        self.spec = spec
+        self.info = info
+        self.last_run_ms = 0.0
+        self._closed = False
+
+    def run(self, inputs: Arrays, *, check_values: bool = True) -> dict[str, Array]:
+        """Compute the outputs.
+
+        Args:
+            inputs: One array for each input of the spec; nothing is modified or kept.
+            check_values: Whether NaN and Inf in valid input are looked for (a pass over the data).
+
+        Returns:
+            Outputs by name; the arrays belong to the caller.
+
+        Raises:
+            InputError: An input does not fit the spec, or is not finite where it is valid.
+            EngineError: The engine is closed or the backend failed.
+        """
+        if self._closed:
+            raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
+        self.spec.check(inputs)
+        if check_values:
+            check_finite(self.spec, inputs)
+        start = time.perf_counter()
+        outputs = self._run(inputs)
+        self.last_run_ms = (time.perf_counter() - start) * 1e3
+        return outputs
+
+    @abc.abstractmethod
+    def _run(self, inputs: Arrays) -> dict[str, Array]:
+        """Run checked inputs."""
+
+    def close(self) -> None:
+        """Free what the engine holds; closing twice does nothing."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Backend(abc.ABC):
+    """A way to run graphs; one subclass a library, registered by dotted path in ``backends``.
+
+    ``name`` is its registered name, ``suffixes`` the files that it takes, ``extra`` the extra that
+    installs its library, ``devices`` the kinds of device that it may be asked for.
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+    extra: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+
+    @classmethod
+    @abc.abstractmethod
+    def probe(cls) -> Probe:
+        """Say whether this host can use the backend, without raising."""
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, path: Path, spec: GraphSpec, options: EngineOptions, **facts: Any) -> Engine:
+        """Load ``path`` as the graph that ``spec`` describes.
+
+        Args:
+            path: The engine file.
+            spec: The graph.
+            options: Device and threads.
+            facts: What the manifest says about the file, e.g. ``precision``.
+
+        Raises:
+            MissingExtraError: The library is not installed.
+            DeviceError: The device cannot be used.
+            EngineError: The library refused the file.
+        """
+
+
+def check_finite(spec: GraphSpec, inputs: Arrays) -> None:
+    """Refuse NaN and Inf wherever they would be read.
+
+    Padding and switched-off inputs may hold anything: graphs replace them before any arithmetic.
+
+    Raises:
+        InputError: Names the input, the row and the first position.
+    """
+    for item in spec.inputs:
+        array = inputs[item.name]
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        bad = ~np.isfinite(array) & _read_positions(spec, item, inputs)
+        if bad.any():
+            place = tuple(int(index) for index in np.argwhere(bad)[0])
+            raise InputError(
+                f"input {spec.name}.{item.name} is not finite where it is valid",
+                f"{array[place]} at {place}",
+                "Repair the feature, mark the position invalid in the mask, or the input as not present",
+            )
+
+
+def _read_positions(spec: GraphSpec, item: InputSpec, inputs: Arrays) -> Array:
+    array = inputs[item.name]
+    read = np.ones(array.shape, dtype=bool)
+    mask = spec.mask_of(item.name)
+    if mask is not None and inputs[mask.name].shape == array.shape[:2]:
+        read &= inputs[mask.name].astype(bool).reshape(array.shape[:2] + (1,) * (array.ndim - 2))
+    flags = spec.presence
+    if flags is not None:
+        for column, names in enumerate(flags.governs):
+            if item.name in names:
+                read &= inputs[flags.name][:, column].reshape((-1,) + (1,) * (array.ndim - 1))
+    return read

@@ -1,0 +1,116 @@
+"""What stands between a clip and the graphs' inputs, as data.
+
+Training writes these values into the checkpoint, export copies them into the manifest, and the
+runtime obeys them, so that what was trained on and what is served cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from taemi_runtime.errors import SpecError
+
+# (kernel, stride) of wav2vec2's seven feature convolutions: 400 samples make the first frame and
+# every further 320 one more (Baevski et al. 2020, appendix; the shipped configs of the large models).
+WAV2VEC2_CONVS: tuple[tuple[int, int], ...] = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+
+
+@dataclass(frozen=True)
+class AudioPreprocessing:
+    """From an audio track to the audio encoder's input.
+
+    Args:
+        rate_hz: Sampling rate of the mono waveform.
+        max_seconds: Only this much of the clip's beginning is used.
+        normalise: Whether each waveform gets zero mean and unit variance over its valid samples.
+        padded_samples: The fixed length that every waveform is padded to with zeros, for encoders
+            that were trained without a mask; ``None`` for masked encoders, where padding never matters.
+        convs: (kernel, stride) of the encoder's unpadded convolutions, which turn samples into frames.
+    """
+
+    rate_hz: int = 16_000
+    max_seconds: float = 12.0
+    normalise: bool = True
+    padded_samples: int | None = None
+    convs: tuple[tuple[int, int], ...] = WAV2VEC2_CONVS
+
+    def __post_init__(self) -> None:
+        if self.rate_hz < 1 or self.max_seconds <= 0 or not self.convs:
+            raise SpecError(
+                "audio preprocessing is inconsistent",
+                f"rate_hz {self.rate_hz}, max_seconds {self.max_seconds}, convs {self.convs}",
+            )
+
+    @property
+    def max_samples(self) -> int:
+        """The longest waveform in samples."""
+        return round(self.rate_hz * self.max_seconds)
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest waveform in samples that makes one frame."""
+        length = 1
+        for kernel, stride in reversed(self.convs):
+            length = (length - 1) * stride + kernel
+        return length
+
+    def frames(self, samples: int) -> int:
+        """Return how many encoder frames ``samples`` samples make, at least 1.
+
+        Each unpadded convolution maps n to floor((n - kernel) / stride) + 1.
+        """
+        for kernel, stride in self.convs:
+            samples = (samples - kernel) // stride + 1 if samples >= kernel else 0
+        return max(samples, 1)
+
+
+@dataclass(frozen=True)
+class VisionPreprocessing:
+    """From a video track to the vision encoder's input.
+
+    Args:
+        height: Height of a resized frame in pixels.
+        width: Width of a resized frame in pixels.
+        max_frames: Only this many sampled frames are used.
+        max_fps: Sampling rate of the training features in frames a second; ``None`` is every frame.
+        faces: How a frame is cropped before resizing; ``none`` is the whole frame.
+    """
+
+    height: int = 224
+    width: int = 224
+    max_frames: int = 400
+    max_fps: float | None = None
+    faces: str = "none"
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.max_frames) < 1 or (
+            self.max_fps is not None and not self.max_fps > 0
+        ):
+            raise SpecError(
+                "vision preprocessing is inconsistent",
+                f"{self.height} x {self.width} pixels, {self.max_frames} frames, max_fps {self.max_fps}",
+            )
+
+
+@dataclass(frozen=True)
+class TextPreprocessing:
+    """From a transcript to the text encoder's input.
+
+    Args:
+        max_tokens: Longest token sequence, special tokens included; the rest is cut.
+        tokenizer: The tokenizer's file in the bundle.
+        pad_id: The token that fills padding.
+    """
+
+    max_tokens: int = 128
+    tokenizer: str = "tokenizer.json"
+    pad_id: int = 0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Everything between a clip and the graphs."""
+
+    audio: AudioPreprocessing = field(default_factory=AudioPreprocessing)
+    vision: VisionPreprocessing = field(default_factory=VisionPreprocessing)
+    text: TextPreprocessing = field(default_factory=TextPreprocessing)

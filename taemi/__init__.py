@@ -1,0 +1,37 @@
+"""TAEMI: from clip.mp4 to six emotional mimicry intensities.
+
+A lazy facade: importing it loads neither torch nor any decoder.
+
+    import taemi
+    with taemi.load("ckpt.taemi") as scorer:
+        print(scorer.score("clip.mp4", transcript="what a lovely day").intensities)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taemi.config import ModelConfig, variant
+    from taemi.model import Taemi
+    from taemi_runtime import load
+
+__all__ = ["ModelConfig", "Taemi", "load", "variant"]
+
+_HOMES = {
+    "ModelConfig": "taemi.config",
+    "Taemi": "taemi.model",
+    "load": "taemi_runtime",
+    "variant": "taemi.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'taemi' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,80 @@
+"""Putting a system together from a variant's name and a choice of encoders."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from taemi.config import variant
+from taemi.encoder_sets import PAPER, write_tiny_encoders
+from taemi.encoders import load_audio_encoder, load_text_encoder, load_vision_encoder
+from taemi.system import TaemiSystem, preprocessing_for
+
+EncoderSet = Literal["paper", "tiny"]
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoders a system gets.
+
+    Args:
+        base: ``paper``, the published ones, or ``tiny``, small seeded ones of the same architectures.
+        audio: A hub id or a local folder instead of the base's audio encoder.
+        text: The same for text.
+        vision: The same for vision.
+        random_weights: Whether the published architectures get random weights: nothing is downloaded.
+        mask_in_encoder: Whether the audio encoder is given the padding mask.
+    """
+
+    base: EncoderSet = "paper"
+    audio: str | None = None
+    text: str | None = None
+    vision: str | None = None
+    random_weights: bool = False
+    mask_in_encoder: bool = True
+
+
+def assemble(
+    name: str,
+    choice: EncoderChoice,
+    *,
+    seed: int,
+    max_fps: float | None = None,
+    tiny_folder: Path | None = None,
+) -> TaemiSystem:
+    """Load encoders and put a fresh fusion network behind them.
+
+    Args:
+        name: A variant of ``taemi.config.VARIANTS``.
+        choice: The encoders.
+        seed: Seed of the fusion network's weights and of random or tiny encoders.
+        max_fps: Sampling rate of vision features in frames a second; ``None`` is every frame.
+        tiny_folder: Where tiny encoders are written; a temporary folder when ``None``.
+
+    Raises:
+        SpecError: There is no such variant.
+        CheckpointError: An encoder cannot be loaded.
+    """
+    variant(name)
+    torch.manual_seed(seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        if choice.base == "tiny":
+            folders = write_tiny_encoders(tiny_folder or Path(scratch), seed)
+            ids = {part: str(folder) for part, folder in folders.items()}
+        else:
+            ids = dict(PAPER)
+        ids |= {part: own for part in ids if (own := getattr(choice, part)) is not None}
+        # A tiny encoder has its weights on disk already; random weights are for published sizes.
+        random = choice.random_weights and choice.base == "paper"
+        audio = load_audio_encoder(
+            ids["audio"], mask_in_encoder=choice.mask_in_encoder, random_weights=random
+        )
+        text = load_text_encoder(ids["text"], random_weights=random)
+        vision = load_vision_encoder(ids["vision"], random_weights=random)
+    config = variant(name, audio_dim=audio.dim, text_dim=text.dim, vision_dim=vision.dim)
+    preprocessing = preprocessing_for(audio, vision, config, max_fps=max_fps, pad_id=text.pad_id)
+    return TaemiSystem(config, audio, text, vision, preprocessing)

@@ -1,0 +1,123 @@
+"""Checkpoints: tensors and plain values in one file that ``torch.load(weights_only=True)`` reads.
+
+A checkpoint holds everything that export and inference need: the config, the preprocessing, the
+fusion weights, and each encoder whole (its configuration and its weights), or only its hub id when
+it is a frozen, published one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taemi.config import config_from_plain
+from taemi.encoders import load_vision_encoder, rebuild
+from taemi.exportable import read_checkpoint
+from taemi.system import TaemiSystem
+from taemi_runtime.atomic import atomic_file
+from taemi_runtime.errors import CheckpointError
+from taemi_runtime.preprocessing import Preprocessing
+from taemi_runtime.strict import from_plain, to_plain
+
+FORMAT = 1
+FAMILY = "taemi"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a checkpoint stands in its training.
+
+    Args:
+        trained: ``False`` marks random weights; every result made from them says so.
+        epoch: Finished epochs.
+        rho: Mean validation correlation, ``None`` before the first validation.
+        recipe: The training config as plain values.
+        corpus: What it was trained on, e.g. ``synthetic, 120 clips, seed 1``.
+        resume: Optimiser and schedule state, in ``last.pt`` only.
+    """
+
+    trained: bool
+    epoch: int = 0
+    rho: float | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    corpus: str = ""
+    resume: dict[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, system: TaemiSystem, progress: Progress) -> None:
+    """Write a checkpoint atomically; an interrupted write leaves the previous file whole."""
+    encoders = {
+        "audio": _pack(system.audio_encoder),
+        "text": _pack(system.text_encoder),
+        "vision": _pack(system.vision_encoder, frozen=True),
+    }
+    data = {
+        "format": FORMAT,
+        "family": FAMILY,
+        "model": system.config.to_plain(),
+        "preprocessing": to_plain(system.preprocessing),
+        "encoders": encoders,
+        "fusion": _cpu(system.fusion.state_dict()),
+        "progress": dict(vars(progress)),
+    }
+    with atomic_file(path) as part:
+        torch.save(data, part)
+
+
+def load_system(path: Path) -> tuple[TaemiSystem, Progress]:
+    """Rebuild the system that a checkpoint holds, in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: The file is no TAEMI checkpoint of this format, or its parts do not fit.
+    """
+    return system_from_data(read_checkpoint(path), path)
+
+
+def system_from_data(data: Mapping[str, Any], path: Path) -> tuple[TaemiSystem, Progress]:
+    """Rebuild the system from what ``read_checkpoint`` gave.
+
+    Raises:
+        CheckpointError: The data are of another format or contradict themselves.
+    """
+    asked = f"cannot load checkpoint {path}"
+    if data.get("family") != FAMILY or data.get("format") != FORMAT:
+        raise CheckpointError(
+            asked,
+            f"got family {data.get('family')!r} format {data.get('format')!r}, "
+            f"expected {FAMILY!r} format {FORMAT}",
+            "Load it with the version of taemi that wrote it",
+        )
+    try:
+        config = config_from_plain(data["model"])
+        preprocessing = from_plain(data["preprocessing"], Preprocessing)
+        encoders = {name: _unpack(data["encoders"][name]) for name in ("audio", "text", "vision")}
+        system = TaemiSystem(config, encoders["audio"], encoders["text"], encoders["vision"], preprocessing)
+        system.fusion.load_state_dict(data["fusion"])
+        progress = Progress(**data["progress"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        raise CheckpointError(
+            asked, reason, "The file is damaged or was edited: train or init again"
+        ) from error
+    return system.eval(), progress
+
+
+def _pack(encoder: Any, *, frozen: bool = False) -> dict[str, Any]:
+    if frozen and encoder.hub_id is not None:
+        return {"id": encoder.hub_id}
+    return {"description": encoder.describe(), "weights": _cpu(encoder.state_dict())}
+
+
+def _unpack(packed: Mapping[str, Any]) -> Any:
+    if "id" in packed:
+        return load_vision_encoder(packed["id"])
+    return rebuild(packed["description"], packed["weights"])
+
+
+def _cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}

@@ -1,0 +1,139 @@
+"""The feature store: what training reads instead of decoding and encoding the same clip every epoch.
+
+A folder with one safetensors file a clip (vision features in float16, the waveform at the encoder's
+rate in float32) and an index that says which encoder and which preprocessing made them. A store made
+with others is refused, never mixed. Every file is written atomically, so that an interrupted
+extraction goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file, save_file
+
+from taemi.corpus import ClipRow
+from taemi.encoders import VisionEncoder
+from taemi_runtime.atomic import atomic_file, write_text
+from taemi_runtime.errors import DataError, MediaError
+from taemi_runtime.media import read_clip
+from taemi_runtime.preprocessing import Preprocessing
+from taemi_runtime.strict import to_plain
+
+INDEX_NAME = "index.json"
+_FRAMES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """What a store holds of one clip.
+
+    Args:
+        waveform: [samples] float32, mono, not normalised; ``None`` without an audio track.
+        vision: [frames, vision_dim] float16; ``None`` without a frame.
+    """
+
+    waveform: npt.NDArray[np.float32] | None
+    vision: npt.NDArray[np.float16] | None
+
+
+class FeatureStore:
+    """A folder of features.
+
+    Args:
+        folder: Where it is; created by the first extraction.
+        encoder: The vision encoder.
+        preprocessing: What turns a clip into the encoder's input.
+    """
+
+    def __init__(self, folder: Path, encoder: VisionEncoder, preprocessing: Preprocessing) -> None:
+        self.folder = folder
+        self.encoder = encoder
+        self.preprocessing = preprocessing
+
+    def extract(
+        self, rows: Iterable[ClipRow], progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, str]:
+        """Extract what is not there yet.
+
+        Args:
+            rows: The clips.
+            progress: Called with (done, total) after each clip.
+
+        Returns:
+            The reason for each clip that could not be read, by name.
+
+        Raises:
+            DataError: The store was made with another encoder or other preprocessing.
+        """
+        self._open_index()
+        rows = list(rows)
+        failures: dict[str, str] = {}
+        for done, row in enumerate(rows, 1):
+            if not self._path(row.name).exists():
+                try:
+                    self._extract_clip(row)
+                except MediaError as error:
+                    failures[row.name] = str(error)
+            if progress is not None:
+                progress(done, len(rows))
+        return failures
+
+    def read(self, name: str) -> ClipFeatures:
+        """Read one clip's features."""
+        arrays = load_file(self._path(name))
+        return ClipFeatures(arrays.get("waveform"), arrays.get("vision"))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _extract_clip(self, row: ClipRow) -> None:
+        clip = read_clip(row.media, self.preprocessing)
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        if clip.waveform is not None:
+            arrays["waveform"] = clip.waveform
+        if clip.frames is not None:
+            with torch.inference_mode():
+                parts = [
+                    self.encoder(torch.from_numpy(clip.frames[start : start + _FRAMES_AT_ONCE]))
+                    for start in range(0, len(clip.frames), _FRAMES_AT_ONCE)
+                ]
+            arrays["vision"] = torch.cat(parts).numpy().astype(np.float16)
+        with atomic_file(self._path(row.name)) as part:
+            save_file(arrays, part)
+
+    def _open_index(self) -> None:
+        made_with = {
+            "vision_encoder": encoder_digest(self.encoder),
+            "preprocessing": to_plain(self.preprocessing),
+        }
+        path = self.folder / INDEX_NAME
+        if not path.exists():
+            write_text(path, json.dumps(made_with, indent=2) + "\n")
+            return
+        # Through JSON and back, so that tuples and lists compare equal.
+        found, wanted = json.loads(path.read_text()), json.loads(json.dumps(made_with))
+        if found != wanted:
+            differing = [key for key in wanted if found.get(key) != wanted[key]]
+            raise DataError(
+                f"cannot add to the feature store {self.folder}",
+                f"it was made with another {' and '.join(differing)}",
+                "Delete the folder, or extract into another one",
+            )
+
+
+def encoder_digest(encoder: torch.nn.Module) -> str:
+    """Return a digest of an encoder's weights: two encoders with one digest give one result."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
