@@ -7,6 +7,7 @@ runtime obeys them, so that what was trained on and what is served cannot drift 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from taemi_runtime.errors import SpecError
 
@@ -22,7 +23,10 @@ class AudioPreprocessing:
     Args:
         rate_hz: Sampling rate of the mono waveform.
         max_seconds: Only this much of the clip's beginning is used.
-        normalise: Whether each waveform gets zero mean and unit variance over its valid samples.
+        normalise: Whether each waveform gets zero mean and unit variance.
+        statistics: Over which samples mean and variance are taken: the ``valid`` ones, or, as feature
+            extractors with ``return_attention_mask`` false do, the waveform ``padded`` with zeros to
+            ``padded_samples`` (``max_samples`` where that is unset), whose padding is normalised, too.
         padded_samples: The fixed length that every waveform is padded to with zeros, for encoders
             that were trained without a mask; ``None`` for masked encoders, where padding never matters.
         convs: (kernel, stride) of the encoder's unpadded convolutions, which turn samples into frames.
@@ -31,6 +35,7 @@ class AudioPreprocessing:
     rate_hz: int = 16_000
     max_seconds: float = 12.0
     normalise: bool = True
+    statistics: Literal["valid", "padded"] = "valid"
     padded_samples: int | None = None
     convs: tuple[tuple[int, int], ...] = WAV2VEC2_CONVS
 

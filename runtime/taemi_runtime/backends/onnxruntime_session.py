@@ -1,0 +1,230 @@
+"""ONNX Runtime sessions: what the CPU and the CUDA backend share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
+from taemi_runtime.errors import EngineError, MissingExtraError
+from taemi_runtime.host import usable_cores
+from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
+
+_log = logging.getLogger(__name__)
+
+# Every distribution that installs the import package onnxruntime; two of them overwrite each other's files.
+_DISTRIBUTIONS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-migraphx",
+    "onnxruntime-openvino",
+    "onnxruntime-qnn",
+    "onnxruntime-rocm",
+    "onnxruntime-training",
+    "ort-nightly",
+    "ort-nightly-gpu",
+)
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(uint8)": "uint8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+# ORT_LOGGING_LEVEL: 2 is warning, 4 is fatal. Errors come as exceptions, so the log only repeats them.
+_QUIET, _TALKATIVE = 4, 2
+
+
+def import_onnxruntime(extra: str) -> ModuleType:
+    """Import onnxruntime and warn once when two distributions share it.
+
+    Args:
+        extra: The extra to name when it is missing: ``cpu`` or ``gpu``.
+
+    Raises:
+        MissingExtraError: It is not installed.
+        EngineError: It is installed and does not load.
+    """
+    asked = "cannot run ONNX graphs"
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise EngineError(asked, f"onnxruntime does not load ({error})") from error
+        raise MissingExtraError(
+            asked, "onnxruntime is not installed", f'Install it: pip install "taemi[{extra}]"'
+        ) from error
+    except ImportError as error:
+        raise EngineError(
+            asked, f"onnxruntime does not load ({error})", f'Reinstall it: pip install "taemi[{extra}]"'
+        ) from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What pip leaves behind when one of two distributions is uninstalled: an empty namespace.
+        raise EngineError(
+            asked,
+            f"onnxruntime is damaged: no InferenceSession in {list(getattr(onnxruntime, '__path__', []))}",
+            "Reinstall it: pip uninstall -y onnxruntime onnxruntime-gpu, "
+            f'then pip install --force-reinstall "taemi[{extra}]"',
+        )
+    _warn_about_second_distribution(onnxruntime)
+    return onnxruntime  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _warn_about_second_distribution(ort: ModuleType) -> None:
+    found = installed_distributions()
+    if len(found) > 1:
+        providers = ", ".join(ort.get_available_providers())
+        _log.warning(
+            "%d distributions provide onnxruntime (%s) and overwrite each other; the one that loads is "
+            "%s with %s. Keep one: pip uninstall -y %s, then pip install "
+            '"taemi[cpu]" or "taemi[gpu]"',
+            len(found),
+            ", ".join(f"{name} {number}" for name, number in found.items()),
+            ort.__version__,
+            providers,
+            " ".join(found),
+        )
+
+
+def installed_distributions() -> dict[str, str]:
+    """Return the version of every installed distribution that provides onnxruntime."""
+    found = {}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def create_session(ort: ModuleType, model: Path | bytes, threads: int, providers: list[Any]) -> Any:
+    """Create a session, turning every refusal into an EngineError.
+
+    Args:
+        ort: The imported onnxruntime.
+        model: The graph's file or its bytes.
+        threads: Threads inside one call.
+        providers: Providers with their options, best first.
+
+    Raises:
+        EngineError: The library refused the file, with its reason.
+    """
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.inter_op_num_threads = 1
+    settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    settings.log_severity_level = _TALKATIVE if _log.isEnabledFor(logging.DEBUG) else _QUIET
+    name = model if isinstance(model, Path) else "the built-in test graph"
+    try:
+        # enable_fallback would retry on the CPU and say so on stdout, between the results.
+        source = str(model) if isinstance(model, Path) else model
+        return ort.InferenceSession(source, settings, providers=providers, enable_fallback=0)
+    except Exception as error:  # its exceptions share no base class but this one
+        raise EngineError(
+            f"cannot load {name}",
+            f"ONNX Runtime {ort.__version__} refused it ({reason(error)})",
+            "Export it again: taemi-export onnx CKPT --force",
+        ) from error
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an ONNX Runtime message without its prefix of codes."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].removeprefix("[ONNXRuntimeError] : ")
+
+
+class OnnxRuntimeEngine(Engine):
+    """One ONNX graph in one session."""
+
+    def __init__(self, session: Any, spec: GraphSpec, info: EngineInfo) -> None:
+        super().__init__(spec, info)
+        self._session = session
+        self._outputs = [item.name for item in spec.outputs]
+        nodes = session.get_inputs()
+        self._feeds = {node.name: _DTYPES.get(node.type, node.type) for node in nodes}
+        wrong = _mismatches(spec.inputs, nodes, "input")
+        wrong += _mismatches(spec.outputs, session.get_outputs(), "output")
+        if wrong:
+            # Refused here, with both sides, and not by a puzzling message from inside the first run.
+            raise EngineError(
+                f"cannot use {info.path}",
+                f"it is not the graph that the manifest describes: {'; '.join(wrong)}",
+                "Use an engine that was exported with this bundle",
+            )
+
+    def _run(self, inputs: Arrays) -> dict[str, Array]:
+        feeds = {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._feeds.items()}
+        try:
+            values = self._session.run(self._outputs, feeds)
+        except Exception as error:  # see create_session
+            raise EngineError(
+                f"cannot run {self.info.path}", f"ONNX Runtime failed ({reason(error)})"
+            ) from error
+        return {
+            item.name: value.astype(item.dtype, copy=False)
+            for item, value in zip(self.spec.outputs, values, strict=True)
+        }
+
+    def close(self) -> None:
+        """Free the session's memory and threads."""
+        super().close()
+        self._session = None
+
+
+def engine_info(
+    ort: ModuleType, name: str, path: Path, spec: GraphSpec, device: str, threads: int, facts: dict[str, Any]
+) -> EngineInfo:
+    """Describe an engine that this library runs."""
+    return EngineInfo(
+        path=str(path),
+        backend=name,
+        precision=str(facts.get("precision") or "fp32"),
+        device=device,
+        versions={"onnxruntime": ort.__version__},
+        limits={symbol.name: symbol.maximum for symbol in spec.symbols if symbol.maximum is not None},
+        threads=threads,
+    )
+
+
+def thread_count(options: EngineOptions) -> int:
+    """Return the threads inside one call."""
+    return options.threads or usable_cores()
+
+
+def _mismatches(
+    expected: tuple[InputSpec, ...] | tuple[OutputSpec, ...], nodes: list[Any], what: str
+) -> list[str]:
+    found = {node.name: (_DTYPES.get(node.type, node.type), list(node.shape)) for node in nodes}
+    wrong = []
+    for item in expected:
+        if item.name not in found:
+            wrong.append(f"there is no {what} {item.name}")
+            continue
+        dtype, shape = found[item.name]
+        half = dtype == "float16" and item.dtype == "float32"
+        fits = dtype == item.dtype or half
+        fits &= len(shape) == len(item.shape) and all(map(_fits, item.shape, shape))
+        if not fits:
+            wrong.append(f"{what} {item.name} is {dtype} {shape}, expected {item.dtype} {list(item.shape)}")
+    known = {item.name for item in expected}
+    return wrong + [f"{what} {name} is unknown" for name in found if name not in known]
+
+
+def _fits(axis: int | str, length: int | str | None) -> bool:
+    # A named axis must have stayed dynamic; a fixed one may be dynamic in the file.
+    return (
+        not isinstance(length, int)
+        if isinstance(axis, str)
+        else length == axis or not isinstance(length, int)
+    )

@@ -1,0 +1,183 @@
+"""``taemi-infer``: clips in, scores out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taemi_runtime.console import run_app, say
+from taemi_runtime.errors import UsageError
+from taemi_runtime.host import parse_device
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Format(StrEnum):
+    """Forms of the results; the keys of ``writers.FORMATS``."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import taemi_runtime
+
+        typer.echo(f"taemi {taemi_runtime.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def infer(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Clips: files, folders (searched below), glob patterns."),
+    ] = None,
+    engine: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Bundle folder, ONNX graph or checkpoint.", show_default=False),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Bundle of an --engine file that stands elsewhere.")
+    ] = None,
+    transcript: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What is said in the clip (one clip only).")
+    ] = None,
+    transcripts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with NAME.txt for each clip NAME.*.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; only auto falls back.")
+    ] = "auto",
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads on the CPU; 0 is every core that may be used.")
+    ] = 0,
+    output_format: Annotated[Format, typer.Option("--format", help="Form of the results.")] = Format.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write results there, not to stdout.")
+    ] = None,
+    max_fps: Annotated[
+        float | None,
+        typer.Option("--max-fps", metavar="FPS", help="Frames a second to look at; default: as trained."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Leave scores unclipped, below 0 and above 1.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' logs.")] = False,
+    doctor: Annotated[
+        bool, typer.Option("--doctor", help="Say what works on this machine and what mends the rest.")
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Score clips: six emotional mimicry intensities each, from audio, video and transcript.
+
+    Exit code: 0 all clips scored, 1 some were not (each failure is a row with its error), 2 usage.
+    """
+    del version
+    with _log_to_stderr(quiet=quiet, debug=debug), _leave_on_interrupt():
+        if doctor:
+            _print_checks(as_json=output_format is Format.JSON)
+            return
+        if not inputs:
+            raise UsageError(
+                "nothing to score", "no INPUT was given", "Try: taemi-infer clip.mp4 --engine PATH"
+            )
+        if engine is None:
+            raise UsageError(
+                "cannot score clips", "no --engine was given", "Name a bundle: --engine NAME.taemi"
+            )
+        if transcript is not None and transcripts is not None:
+            raise UsageError(
+                "cannot take two transcripts", "--transcript and --transcripts", "Give one of them"
+            )
+        if max_fps is not None and not max_fps > 0:
+            raise UsageError(f"cannot sample {max_fps} frames a second", "", "Give --max-fps above 0")
+        parse_device(device)
+        if not engine.exists():
+            raise UsageError(
+                f"cannot open engine {engine}",
+                "there is no such file or folder",
+                "Check the path of --engine",
+            )
+        from taemi_runtime.engine import EngineOptions
+        from taemi_runtime.job import Job, run_job
+
+        code = run_job(
+            Job(
+                inputs=tuple(inputs),
+                engine=engine,
+                bundle=bundle,
+                transcript=transcript,
+                transcripts=transcripts,
+                options=EngineOptions(device=device, threads=threads),
+                format=output_format.value,
+                out=out,
+                max_fps=max_fps,
+                clip_scores=not raw,
+                quiet=quiet,
+                debug=debug,
+            )
+        )
+    if code:
+        raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _leave_on_interrupt() -> Iterator[None]:
+    # While clips are scored the job itself catches Ctrl-C; this is for what comes before.
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted: no clip was scored")
+        raise typer.Exit(130) from None
+
+
+def _print_checks(*, as_json: bool) -> None:
+    import json
+
+    from taemi_runtime.doctor import examine, format_checks, to_objects
+
+    checks = examine()
+    typer.echo(json.dumps(to_objects(checks), indent=2) if as_json else format_checks(checks))
+
+
+class _StderrHandler(logging.Handler):
+    """Prints the toolkit's log; stderr is looked up at each line, as a progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        mark = {logging.WARNING: "warning: ", logging.ERROR: "error: "}.get(record.levelno, "")
+        say(mark + text)
+
+
+@contextlib.contextmanager
+def _log_to_stderr(*, quiet: bool, debug: bool) -> Iterator[None]:
+    log = logging.getLogger("taemi_runtime")
+    handler = _StderrHandler()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def main() -> None:
+    """Run the console script."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

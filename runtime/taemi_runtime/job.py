@@ -1,0 +1,205 @@
+"""One run of ``taemi-infer``: open the model, score every clip, write every outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from taemi_runtime.console import Step, progress, say
+from taemi_runtime.emotions import EMOTIONS
+from taemi_runtime.engine import EngineOptions
+from taemi_runtime.errors import TaemiError, UsageError
+from taemi_runtime.inputs import ClipInput, Transcripts, expand
+from taemi_runtime.loading import open_model
+from taemi_runtime.pipeline import ClipScorer
+from taemi_runtime.results import ClipFailure
+from taemi_runtime.writers import FORMATS, Outcome, open_writer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to score, with what, and where the results go.
+
+    Args:
+        inputs: Files, folders and patterns.
+        engine: Bundle folder, engine file or checkpoint.
+        bundle: The bundle of an engine file that stands elsewhere.
+        transcript: The transcript of the only clip.
+        transcripts: A folder of transcripts.
+        options: Device and threads.
+        format: A key of ``FORMATS``.
+        out: The file for the results; stdout when ``None``.
+        max_fps: Frames a second to look at; as trained when ``None``.
+        clip_scores: Whether scores are clipped to [0, 1].
+        quiet: Whether progress and the closing line are left out.
+        debug: Whether failures are shown with their traceback.
+    """
+
+    inputs: tuple[str, ...]
+    engine: Path
+    bundle: Path | None
+    transcript: str | None
+    transcripts: Path | None
+    options: EngineOptions
+    format: str
+    out: Path | None
+    max_fps: float | None
+    clip_scores: bool
+    quiet: bool
+    debug: bool
+
+
+class _Tally:
+    """Counts clips."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.done = 0
+        self.failed = 0
+        self.interrupted = False
+
+    def describe(self) -> str:
+        clips = f"{self.done} clip{'s' * (self.done != 1)}"
+        return f"{clips}, {self.failed} failed" if self.failed else clips
+
+
+def run_job(job: Job) -> int:
+    """Do a job.
+
+    Returns:
+        The exit code: 0 all clips scored, 1 some were not, 130 interrupted.
+
+    Raises:
+        UsageError: The job contradicts itself, or its output cannot be written.
+        TaemiError: The model cannot be opened.
+    """
+    texts = Transcripts(job.transcript, job.transcripts)
+    clips = expand(job.inputs)
+    if job.transcript is not None and len(clips) > 1:
+        raise UsageError(
+            f"cannot give one --transcript to {len(clips)} clips",
+            "each clip has its own",
+            "Put NAME.txt files into a folder: --transcripts DIR",
+        )
+    if job.out is not None:
+        _require_writable(job.out)
+    step = Step("taemi-infer")
+    tally = _Tally(len(clips))
+    try:
+        _score_clips(job, clips, texts, tally)
+    except KeyboardInterrupt:
+        tally.interrupted = True
+    if tally.interrupted:
+        say(f"interrupted: {tally.done} of {tally.count} clips done")
+        return 130
+    if job.out is not None or len(clips) > 1:
+        say(step.done(job.out, tally.describe()), quiet=job.quiet)
+    return 1 if tally.failed else 0
+
+
+def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _Tally) -> None:
+    with contextlib.ExitStack() as stack:
+        scorer = None
+        # With nothing to score there is nothing to load.
+        if any(not clip.error for clip in clips):
+            scorer = stack.enter_context(_open(job, clips, texts))
+        if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
+            # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        labels = scorer.labels if scorer is not None else EMOTIONS
+        writer = stack.enter_context(open_writer(job.format, job.out, labels, len(clips)))
+        # Lines that appear on a terminal one by one are a progress display of their own.
+        streaming = job.out is None and FORMATS[job.format].streams and sys.stdout.isatty()
+        tick = stack.enter_context(progress(quiet=job.quiet or streaming or len(clips) == 1))
+        # A table on stdout shows the errors where people look anyway.
+        say_errors = job.out is not None or job.format != "table"
+        try:
+            for index, clip in enumerate(clips):
+                tick("scoring clips", index, len(clips))
+                outcome = _score(job, scorer, clip, texts)
+                with _finished_first():
+                    writer.add(index, outcome)
+                    tally.done += 1
+                if isinstance(outcome, ClipFailure):
+                    tally.failed += 1
+                    if say_errors:
+                        say(f"error: {outcome.message}")
+        except KeyboardInterrupt:
+            # Caught inside the writer's block, so that what was done is still written.
+            tally.interrupted = True
+
+
+@contextlib.contextmanager
+def _finished_first() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done, so that no line is torn or counted wrongly."""
+    caught: list[int] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    except ValueError:  # not the main thread, the only one that signals interrupt
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
+    model = open_model(job.engine, bundle=job.bundle, options=job.options)
+    scorer = ClipScorer(model, max_fps=job.max_fps, clip_scores=job.clip_scores)
+    wanted = [clip.path for clip in clips if not clip.error]
+    with_text = sum(map(texts.has, wanted))
+    scorer.prepare(text=with_text > 0)
+    if job.transcripts is not None and with_text < len(wanted):
+        _log.warning(
+            "%d of %d clips have no transcript in %s (NAME.txt)",
+            len(wanted) - with_text,
+            len(wanted),
+            job.transcripts,
+        )
+    if scorer.untrained:
+        _log.warning("%s is untrained: its scores mean nothing", job.engine)
+    return scorer
+
+
+def _score(job: Job, scorer: ClipScorer | None, clip: ClipInput, texts: Transcripts) -> Outcome:
+    name = str(clip.path)
+    if scorer is None or clip.error:
+        return ClipFailure(name, clip.error)
+    try:
+        transcript, source = texts.read(clip.path)
+        return scorer.score(clip.path, transcript, source)
+    except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
+        if job.debug:
+            _log.debug("%s", name, exc_info=True)
+        if isinstance(error, TaemiError):
+            return ClipFailure(name, str(error))
+        return ClipFailure(name, f"{type(error).__name__}: {error} (a defect of taemi; --debug shows where)")
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse an unwritable output before the work, not after it."""
+    try:
+        if out.is_dir():
+            raise IsADirectoryError("it is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+        if out.exists():
+            with out.open("ab"):
+                pass
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {out}", error.strerror or str(error), "Name a file in a folder that can be written"
+        ) from error

@@ -1,0 +1,192 @@
+"""What scoring a clip gives, and its form in JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from taemi_runtime.engine import EngineInfo
+
+
+@dataclass(frozen=True)
+class AudioUse:
+    """What was used of a clip's audio track.
+
+    Args:
+        present: Whether it entered the scores.
+        frames: Frames of the encoder that were valid.
+        seconds_used: Seconds of sound behind them.
+        truncated: Whether the track goes on beyond what is used.
+        why: Why it is not present; empty when it is.
+    """
+
+    present: bool
+    frames: int = 0
+    seconds_used: float = 0.0
+    truncated: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class VisionUse:
+    """What was used of a clip's video track.
+
+    Args:
+        present: Whether it entered the scores.
+        frames: Frames that were encoded.
+        faces: Frames in which a face was found; ``None`` where whole frames are used and none is looked for.
+        seconds_used: Seconds of video behind them.
+        truncated: Whether the track goes on beyond what is used.
+        why: Why it is not present; empty when it is.
+    """
+
+    present: bool
+    frames: int = 0
+    faces: int | None = None
+    seconds_used: float = 0.0
+    truncated: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class TextUse:
+    """What was used of a clip's transcript.
+
+    Args:
+        present: Whether it entered the scores.
+        tokens: Tokens that were encoded, special ones included.
+        transcript: The transcript.
+        source: ``given``, ``file``, the name of a recogniser, or ``none``.
+        why: Why it is not present; empty when it is.
+    """
+
+    present: bool
+    tokens: int = 0
+    transcript: str = ""
+    source: str = "none"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the time went, in milliseconds; loading the engines is not part of it."""
+
+    decode: float = 0.0
+    audio: float = 0.0
+    vision: float = 0.0
+    asr: float = 0.0
+    text: float = 0.0
+    fusion: float = 0.0
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """The scores of one clip.
+
+    Args:
+        clip: The clip as it was named.
+        clip_seconds: Its duration.
+        intensities: The scores by name, in the model's order.
+        audio: What was used of the audio track.
+        vision: What was used of the video track.
+        text: What was used of the transcript.
+        engine: What ran the fusion network.
+        timings_ms: Where the time went.
+        untrained: Whether the weights are random, so that the scores mean nothing.
+        warnings: What is worth knowing about the clip.
+    """
+
+    clip: str
+    clip_seconds: float
+    intensities: dict[str, float]
+    audio: AudioUse
+    vision: VisionUse
+    text: TextUse
+    engine: EngineInfo
+    timings_ms: Timings
+    untrained: bool = False
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the modalities that did not enter the scores."""
+        present = {"audio": self.audio.present, "vision": self.vision.present, "text": self.text.present}
+        return [name for name, there in present.items() if not there]
+
+    def to_object(self, index: int) -> dict[str, Any]:
+        """Return the JSON object of this result.
+
+        Args:
+            index: The clip's position among all inputs, from 0.
+        """
+        found: dict[str, Any] = {
+            "clip": self.clip,
+            "index": index,
+            "clip_seconds": round(self.clip_seconds, 3),
+            "intensities": dict(self.intensities),
+            "modalities": {
+                "audio": _use(
+                    self.audio.why,
+                    present=self.audio.present,
+                    frames=self.audio.frames,
+                    seconds_used=round(self.audio.seconds_used, 3),
+                    truncated=self.audio.truncated,
+                ),
+                "vision": _use(
+                    self.vision.why,
+                    present=self.vision.present,
+                    frames=self.vision.frames,
+                    faces=self.vision.faces,
+                    seconds_used=round(self.vision.seconds_used, 3),
+                    truncated=self.vision.truncated,
+                ),
+                "text": _use(
+                    self.text.why,
+                    present=self.text.present,
+                    tokens=self.text.tokens,
+                    transcript=self.text.transcript,
+                    source=self.text.source,
+                ),
+            },
+            "engine": {
+                "path": self.engine.path,
+                "backend": self.engine.backend,
+                "precision": self.engine.precision,
+            },
+            "timings_ms": {
+                name: round(getattr(self.timings_ms, name), 3)
+                for name in ("decode", "audio", "vision", "asr", "text", "fusion", "total")
+            },
+        }
+        if self.untrained:
+            found["untrained"] = True
+        if self.warnings:
+            found["warnings"] = list(self.warnings)
+        return found
+
+
+@dataclass(frozen=True)
+class ClipFailure:
+    """A clip that could not be scored.
+
+    Args:
+        clip: The clip as it was named.
+        error: Why, in one line.
+    """
+
+    clip: str
+    error: str
+
+    @property
+    def message(self) -> str:
+        """The error with the clip's name, once."""
+        return self.error if self.clip in self.error else f"{self.clip}: {self.error}"
+
+    def to_object(self, index: int) -> dict[str, Any]:
+        """Return the JSON object of this failure."""
+        return {"clip": self.clip, "index": index, "error": self.error}
+
+
+def _use(why: str, **values: Any) -> dict[str, Any]:
+    return {**values, "why": why} if why else values

@@ -1,0 +1,57 @@
+"""What several tests share: one small corpus, one untrained checkpoint, one bundle, made once a run."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Two cores: PyTorch's and ONNX Runtime's pools must not fight, and hubs must never be asked.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def demo_corpus(tmp_path_factory):
+    """A synthetic corpus of a few clips."""
+    from taemi.synth import write_corpus
+
+    folder = tmp_path_factory.mktemp("corpus") / "corpus"
+    write_corpus(folder, clips=20, seed=4, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_clip(demo_corpus):
+    """A clip with sound and frames that no model was trained on."""
+    from taemi.corpus import read_corpus
+    from taemi_runtime.media import read_clip
+    from taemi_runtime.preprocessing import Preprocessing
+
+    for row in read_corpus(demo_corpus).split("test"):
+        if read_clip(row.media, Preprocessing(), vision=False).waveform is not None:
+            return row.media
+    raise AssertionError("no test clip has sound")
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint(tmp_path_factory):
+    """An untrained checkpoint with tiny encoders."""
+    from taemi.assemble import assemble
+    from taemi.checkpoint import Progress, save_checkpoint
+    from taemi.choice import EncoderChoice
+
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    save_checkpoint(path, assemble("paper", EncoderChoice("tiny"), seed=11), Progress(trained=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(demo_checkpoint):
+    """The checkpoint's bundle, verified by the exporter."""
+    from taemi.exportable import open_source
+    from taemi_export.export import export_onnx
+
+    out = demo_checkpoint.with_suffix(".taemi")
+    export_onnx(open_source(demo_checkpoint), out)
+    return out

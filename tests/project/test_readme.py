@@ -1,0 +1,73 @@
+"""What README and the guides say must be so: links resolve, and every command they show exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = {
+    "taemi": "taemi.cli",
+    "taemi-export": "taemi_export.cli",
+    "taemi-infer": "taemi_runtime.cli",
+    "taemi-bench": "taemi_bench.cli",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_resolve(page):
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def shown_commands():
+    """Every line of a code block that starts with one of our console scripts."""
+    for page in PAGES:
+        for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
+            for line in block.splitlines():
+                words = shlex.split(line.split("#")[0].removeprefix("$ ")) if line.count('"') % 2 == 0 else []
+                if words and words[0] in MODULES:
+                    yield page.name, words
+
+
+@pytest.fixture(scope="module")
+def help_of():
+    cache = {}
+
+    def run(*words):
+        if words not in cache:
+            command = [sys.executable, "-m", MODULES[words[0]], *words[1:], "--help"]
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                env={**os.environ, "COLUMNS": "200"},
+            )
+            assert done.returncode == 0, f"{words}: {done.stderr}"
+            cache[words] = done.stdout
+        return cache[words]
+
+    return run
+
+
+@pytest.mark.parametrize(("page", "words"), list(shown_commands()), ids=lambda value: str(value)[:60])
+def test_shown_commands_and_options_exist(page, words, help_of):
+    script, *rest = words
+    path = (script,) if script == "taemi-infer" else (script, *rest[:1])
+    text = help_of(*path) if path[-1:] != ("--help",) else help_of(script)
+    for word in rest:
+        if word.startswith("--") and word not in ("--help",):
+            assert word.split("=")[0] in text, f"{page}: {' '.join(words)}"
+
+
+def test_the_makefile_has_the_targets_that_the_readme_names():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text())) <= targets
