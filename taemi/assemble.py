@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
-from typing import Literal
 
 import torch
 
+from taemi.choice import EncoderChoice
 from taemi.config import variant
 from taemi.encoder_sets import PAPER, write_tiny_encoders
 from taemi.encoders import load_audio_encoder, load_text_encoder, load_vision_encoder
 from taemi.system import TaemiSystem, preprocessing_for
-
-EncoderSet = Literal["paper", "tiny"]
-
-
-@dataclass(frozen=True)
-class EncoderChoice:
-    """Which encoders a system gets.
-
-    Args:
-        base: ``paper``, the published ones, or ``tiny``, small seeded ones of the same architectures.
-        audio: A hub id or a local folder instead of the base's audio encoder.
-        text: The same for text.
-        vision: The same for vision.
-        random_weights: Whether the published architectures get random weights: nothing is downloaded.
-        mask_in_encoder: Whether the audio encoder is given the padding mask.
-    """
-
-    base: EncoderSet = "paper"
-    audio: str | None = None
-    text: str | None = None
-    vision: str | None = None
-    random_weights: bool = False
-    mask_in_encoder: bool = True
 
 
 def assemble(
@@ -60,8 +37,9 @@ def assemble(
         CheckpointError: An encoder cannot be loaded.
     """
     variant(name)
-    torch.manual_seed(seed)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # What a loader warns of stands in the encoder's notes, too, and is said by whoever asked.
+        warnings.simplefilter("ignore", UserWarning)
         if choice.base == "tiny":
             folders = write_tiny_encoders(tiny_folder or Path(scratch), seed)
             ids = {part: str(folder) for part, folder in folders.items()}
@@ -71,10 +49,21 @@ def assemble(
         # A tiny encoder has its weights on disk already; random weights are for published sizes.
         random = choice.random_weights and choice.base == "paper"
         audio = load_audio_encoder(
-            ids["audio"], mask_in_encoder=choice.mask_in_encoder, random_weights=random
+            ids["audio"], mask_in_encoder=choice.mask_in_encoder, random_weights=random, seed=seed
         )
-        text = load_text_encoder(ids["text"], random_weights=random)
-        vision = load_vision_encoder(ids["vision"], random_weights=random)
+        text = load_text_encoder(ids["text"], random_weights=random, seed=seed)
+        vision = load_vision_encoder(ids["vision"], random_weights=random, seed=seed)
+    # The encoders' loaders leave the generator wherever it is; the fusion network has its own seed.
+    torch.manual_seed(seed)
     config = variant(name, audio_dim=audio.dim, text_dim=text.dim, vision_dim=vision.dim)
     preprocessing = preprocessing_for(audio, vision, config, max_fps=max_fps, pad_id=text.pad_id)
     return TaemiSystem(config, audio, text, vision, preprocessing)
+
+
+def encoder_notes(system: TaemiSystem) -> list[str]:
+    """Return what is unusual about a system's encoders, one sentence each."""
+    return [
+        f"{name} encoder: {note}"
+        for name in ("audio", "vision", "text")
+        for note in getattr(system, f"{name}_encoder").notes
+    ]

@@ -13,7 +13,7 @@ from taemi.features import ClipFeatures, FeatureStore
 from taemi.system import Batch
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.tokens import Tokenizer
-from taemi_runtime.waveform import normalise
+from taemi_runtime.waveform import prepare_waveform
 
 # SpecAugment in wav2vec2 masks runs of 10 frames and refuses batches shorter than that.
 _MIN_SECONDS = 1.0
@@ -81,9 +81,9 @@ class Collate:
         samples = np.full(len(clips), audio.min_samples, dtype=np.int64)
         for row, clip in enumerate(clips):
             if clip.waveform is not None:
-                values = normalise(clip.waveform) if audio.normalise else clip.waveform
+                values = prepare_waveform(clip.waveform, audio)["waveform"][0]
                 waveform[row, : len(values)] = values
-                samples[row] = max(len(values), audio.min_samples)
+                samples[row] = max(len(clip.waveform), audio.min_samples)
         return torch.from_numpy(waveform), torch.from_numpy(samples)
 
     def _vision(self, clips: Sequence[ClipFeatures]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -100,7 +100,8 @@ def system_from_data(data: Mapping[str, Any], path: Path) -> tuple[TaemiSystem, 
         system.fusion.load_state_dict(data["fusion"])
         progress = Progress(**data["progress"])
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        # load_state_dict spreads its findings over many lines; the first two say which weight and why.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise CheckpointError(
             asked, reason, "The file is damaged or was edited: train or init again"
         ) from error

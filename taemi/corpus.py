@@ -76,6 +76,9 @@ def read_corpus(root: Path) -> Corpus:
     Raises:
         DataError: The folder holds no split file, or a row is malformed (file and line are named).
     """
+    if not root.is_dir():
+        found = "it is a file" if root.exists() else "there is no such folder"
+        raise DataError(f"cannot read corpus {root}", found, "Name the folder that holds the split files")
     splits: dict[str, tuple[ClipRow, ...]] = {}
     for split in SPLITS:
         folder = root

@@ -28,8 +28,12 @@ class TaemiFamily:
             family=FAMILY,
             graphs=(
                 fusion_graph(system.fusion),
-                audio_graph(system.audio_encoder),
-                text_graph(system.text_encoder, with_tokens=system.config.text_is_sequence),
+                audio_graph(system.audio_encoder, system.preprocessing.audio),
+                text_graph(
+                    system.text_encoder,
+                    with_tokens=system.config.text_is_sequence,
+                    preprocessing=system.preprocessing.text,
+                ),
                 vision_graph(system.vision_encoder),
             ),
             model=system.config.to_plain(),

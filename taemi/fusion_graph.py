@@ -139,4 +139,4 @@ def fusion_graph(model: Taemi, *, attention: bool = False) -> ExportGraph:
         found = {f"{name}_attention": weights for name, weights in scores.attention.items()}
         return {name: scores.intensities if name == "intensities" else found[name] for name in names}
 
-    return ExportGraph(spec, kind(model, attention), reference, dict(model.state_dict()))
+    return ExportGraph(spec, kind(model, attention).eval(), reference, dict(model.state_dict()))

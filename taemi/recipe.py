@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from taemi_runtime.errors import UsageError
 
@@ -37,7 +36,7 @@ class Recipe:
     warmup_epochs: float = 1.0
     clip_value: float = 100.0
     freeze: tuple[str, ...] = ()
-    pad: Literal["max", "longest"] = "max"
+    pad: str = "max"
     seed: int = 3407
 
     def __post_init__(self) -> None:
@@ -54,4 +53,4 @@ class Recipe:
                 asked, f"cannot freeze {sorted(unknown)}", f"Choose from: {', '.join(TRAINABLE)}"
             )
         if self.pad not in ("max", "longest"):
-            raise UsageError(asked, f"pad is {self.pad!r}", "Choose max or longest")
+            raise UsageError(asked, f"pad is {self.pad!r}", "Choose --pad max or --pad longest")

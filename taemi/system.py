@@ -136,7 +136,11 @@ def preprocessing_for(
         max_fps: Sampling rate of the vision features in frames a second; ``None`` is every frame.
         pad_id: The tokenizer's padding token.
     """
-    audio = AudioPreprocessing(convs=audio_encoder.convs, normalise=audio_encoder.normalise)
+    audio = AudioPreprocessing(
+        convs=audio_encoder.convs,
+        normalise=audio_encoder.normalise,
+        statistics=audio_encoder.statistics,
+    )
     if not audio_encoder.mask_in_encoder:
         audio = replace(audio, padded_samples=audio.max_samples)
     return Preprocessing(

@@ -67,6 +67,7 @@ def train(
     recipe: Recipe,
     *,
     report: Report | None = None,
+    warn: Callable[[str], None] | None = None,
     tick: Tick | None = None,
     device: str = "cpu",
 ) -> Progress:
@@ -78,6 +79,7 @@ def train(
         out: The run's folder; features are kept in ``out/features``.
         recipe: How to train.
         report: Called after each epoch.
+        warn: Called with a sentence for each clip that is left out because it cannot be read.
         tick: Called with (step name, done, total) within long steps.
         device: Where to train, ``cpu`` or ``cuda[:N]``.
 
@@ -90,8 +92,8 @@ def train(
     torch.manual_seed(recipe.seed)
     # The vision encoder stays on the CPU: its features are extracted once, before training.
     store = FeatureStore(out / "features", system.vision_encoder, system.preprocessing)
-    train_rows = _extract(store, corpus, "train", tick)
-    valid_rows = _extract(store, corpus, "valid", tick)
+    train_rows = _extract(store, corpus, "train", tick, warn)
+    valid_rows = _extract(store, corpus, "valid", tick, warn)
     _freeze(system, recipe)
     target = torch.device(device)
     system.to(target)
@@ -174,7 +176,7 @@ def _run_epoch(
         nn.utils.clip_grad_value_(system.parameters(), recipe.clip_value)
         optimiser.step()
         schedule.step()
-        total += float(loss) * len(batch.labels)
+        total += float(loss.detach()) * len(batch.labels)
         clips += len(batch.labels)
         if tick is not None:
             tick(f"epoch {epoch}", step, steps)
@@ -199,10 +201,19 @@ def _freeze(system: TaemiSystem, recipe: Recipe) -> None:
         getattr(system, f"{name}_encoder").requires_grad_(False)
 
 
-def _extract(store: FeatureStore, corpus: Corpus, split: str, tick: Tick | None) -> Sequence[ClipRow]:
+def _extract(
+    store: FeatureStore,
+    corpus: Corpus,
+    split: str,
+    tick: Tick | None,
+    warn: Callable[[str], None] | None,
+) -> Sequence[ClipRow]:
     rows = corpus.split(split)
     step = f"features of {split}"
     failures = store.extract(rows, (lambda done, total: tick(step, done, total)) if tick else None)
+    if warn is not None:
+        for name, reason in failures.items():
+            warn(f"clip {name} is left out: {reason}")
     usable = [row for row in rows if row.name not in failures]
     if not usable:
         name, reason = next(iter(failures.items()), ("", "the split file has no rows"))

@@ -1,0 +1,246 @@
+"""``taemi``: init, synth, train, evaluate, demo."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taemi.choice import EncoderChoice
+from taemi.config import variant as named_variant
+from taemi.corpus import read_corpus
+from taemi.recipe import Recipe
+from taemi_runtime.console import Step, progress, run_app, say
+from taemi_runtime.errors import CheckpointError, MissingExtraError
+
+if TYPE_CHECKING:
+    from taemi.train import EpochReport
+
+app = typer.Typer(
+    name="taemi",
+    help="Train TAEMI: six emotional mimicry intensities from a clip's sound, face and words.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Preset = Annotated[str, typer.Option(help="paper, released, or a row of the ablation tables")]
+Encoders = Annotated[str, typer.Option(help="paper: the published ones; tiny: small seeded ones")]
+AudioId = Annotated[str | None, typer.Option(help="hub id or folder of another audio encoder")]
+TextId = Annotated[str | None, typer.Option(help="hub id or folder of another text encoder")]
+VisionId = Annotated[str | None, typer.Option(help="hub id or folder of another vision encoder")]
+Masked = Annotated[bool, typer.Option(help="give the audio encoder the padding mask")]
+Seed = Annotated[int, typer.Option(help="seed of weights, order and dropout")]
+MaxFps = Annotated[
+    float | None, typer.Option(help="frames a second for vision features; default: every frame")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for everything that the demo makes")] = Path("demo"),
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Go the whole way on synthetic clips, offline, on a CPU, in a few minutes."""
+    del debug
+    _need_torch("run the demo")
+    from taemi.demo import run_demo
+
+    run_demo(out, quiet=quiet)
+
+
+@app.command()
+def init(
+    ckpt: Annotated[Path, typer.Argument(help="the checkpoint to write")],
+    preset: Preset = "paper",
+    encoders: Encoders = "paper",
+    audio_encoder: AudioId = None,
+    text_encoder: TextId = None,
+    vision_encoder: VisionId = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="published sizes, random weights, no download")
+    ] = False,
+    mask_in_encoder: Masked = True,
+    max_fps: MaxFps = None,
+    seed: Seed = 3407,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write an untrained checkpoint, e.g. to measure latency before anything is trained."""
+    del debug
+    if ckpt.exists() and not force:
+        raise CheckpointError(f"cannot write {ckpt}", "it exists already", "Name another file or add --force")
+    choice = EncoderChoice(
+        encoders, audio_encoder, text_encoder, vision_encoder, random_weights, mask_in_encoder
+    )
+    named_variant(preset)
+    _need_torch("make a checkpoint")
+    from taemi.assemble import assemble, encoder_notes
+    from taemi.checkpoint import Progress, save_checkpoint
+
+    step = Step("init")
+    system = assemble(preset, choice, seed=seed, max_fps=max_fps)
+    for note in encoder_notes(system):
+        say(f"note: {note}", quiet=quiet)
+    save_checkpoint(ckpt, system, Progress(trained=False))
+    say(step.done(ckpt, "untrained"), quiet=quiet)
+    say(f"next: taemi-export onnx {ckpt}", quiet=quiet)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="folder to write the corpus into")],
+    clips: Annotated[int, typer.Option(min=5, help="number of clips over all splits")] = 200,
+    seed: Annotated[int, typer.Option(help="seed of everything drawn")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="processes that draw")] = 2,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a synthetic corpus in the Hume-Vidmimic2 layout."""
+    del debug
+    from taemi.synth import write_corpus
+
+    step = Step("synth")
+    with progress(quiet=quiet) as tick:
+        write_corpus(
+            out,
+            clips=clips,
+            seed=seed,
+            workers=workers,
+            progress=lambda done, total: tick("clips", done, total),
+        )
+    say(step.done(out, f"{clips} synthetic clips"), quiet=quiet)
+    say(f"next: taemi train {out} --out run --encoders tiny", quiet=quiet)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    out: Annotated[Path, typer.Option(help="the run's folder: best.pt, last.pt, features/")],
+    variant: Preset = "paper",
+    encoders: Encoders = "paper",
+    audio_encoder: AudioId = None,
+    text_encoder: TextId = None,
+    vision_encoder: VisionId = None,
+    mask_in_encoder: Masked = True,
+    max_fps: MaxFps = None,
+    epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
+    patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
+    batch_size: Annotated[int, typer.Option(help="clips a step")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="peak rate of AdamW")] = 1e-4,
+    weight_decay: Annotated[float, typer.Option(help="decay of AdamW")] = 0.01,
+    warmup_epochs: Annotated[float, typer.Option(help="epochs of linear warm-up")] = 1.0,
+    clip_value: Annotated[float, typer.Option(help="largest absolute gradient")] = 100.0,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")
+    ] = None,
+    pad: Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")] = "max",
+    seed: Seed = 3407,
+    device: Annotated[str, typer.Option(help="cpu or cuda[:N]")] = "cpu",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train end to end; writes OUT/best.pt and OUT/last.pt."""
+    del debug
+    recipe = Recipe(
+        epochs=epochs,
+        patience=patience,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        clip_value=clip_value,
+        freeze=tuple(freeze or ()),
+        pad=pad,
+        seed=seed,
+    )
+    choice = EncoderChoice(
+        encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
+    )
+    named_variant(variant)
+    corpus = read_corpus(data)
+    _need_torch("train")
+    from taemi.assemble import assemble, encoder_notes
+    from taemi.train import BEST_NAME
+    from taemi.train import train as run
+
+    step = Step("train")
+    system = assemble(variant, choice, seed=seed, max_fps=max_fps, tiny_folder=out / "encoders")
+    for note in encoder_notes(system):
+        say(f"note: {note}", quiet=quiet)
+    with progress(quiet=quiet) as tick:
+        best = run(
+            system,
+            corpus,
+            out,
+            recipe,
+            report=lambda report: say(format_epoch(report), quiet=quiet),
+            warn=lambda message: say(f"warning: {message}"),
+            tick=tick,
+            device=device,
+        )
+    say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
+    say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a checkpoint or a bundle")],
+    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    split: Annotated[str, typer.Option(help="train, valid or test")] = "valid",
+    csv: Annotated[Path | None, typer.Option(help="write a challenge submission there")] = None,
+    json: Annotated[Path | None, typer.Option(help="write the figures there")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Correlation with the labels, per emotion and per combination of modalities."""
+    del debug
+    from taemi.evaluate import evaluate_split, format_table, write_figures, write_submission
+
+    corpus = read_corpus(data)
+    step = Step(f"evaluate {split}")
+    with progress(quiet=quiet) as tick:
+        evaluation = evaluate_split(
+            model, corpus, split, tick=tick, warn=lambda text: say(f"warning: {text}")
+        )
+    print(format_table(evaluation))
+    if csv is not None:
+        write_submission(csv, evaluation)
+    if json is not None:
+        write_figures(json, evaluation)
+    say(step.done(None, f"{len(evaluation.names)} clips"), quiet=quiet)
+    if evaluation.failures:
+        raise typer.Exit(1)
+
+
+def format_epoch(report: EpochReport) -> str:
+    """Format an epoch as one line: loss, mean rho, rho of each output, seconds."""
+    each = " ".join(f"{rho:+.2f}" for rho in report.rho_by_output)
+    mark = "  best so far" if report.best else ""
+    return (
+        f"epoch {report.epoch:>2}/{report.epochs}  loss {report.loss:.4f}  rho {report.rho:+.3f} ({each})"
+        f"  {report.seconds:.1f} s{mark}"
+    )
+
+
+def _need_torch(what: str) -> None:
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"cannot {what}", f"{package} is not installed", 'pip install "taemi[train]"'
+            )
+
+
+def main() -> None:
+    """Run the console script."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()
