@@ -1,0 +1,179 @@
+"""Write the files of a bundle into a folder, one after another."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from taemi_export.facts import GraphFacts, finish_model
+from taemi_export.onnx_file import read_onnx
+from taemi_export.onnx_graph import trace_graph
+from taemi_export.reference import (
+    GraphReference,
+    ReferenceIndex,
+    compute_reference,
+    format_reference,
+    output_budget,
+)
+from taemi_export.report import VerifyReport
+from taemi_export.rules import check_file, check_model
+from taemi_export.weights import WeightRecord, match_weights
+from taemi_runtime.console import Tick
+from taemi_runtime.errors import ExportError
+from taemi_runtime.manifest import (
+    MANIFEST_NAME,
+    REFERENCE_NAME,
+    FileEntry,
+    Manifest,
+    Source,
+    describe_file,
+    file_sha256,
+    format_manifest,
+)
+from taemi_runtime.spec import Array
+
+if TYPE_CHECKING:
+    from taemi.exportable import ExportGraph, ExportSource
+
+# Whose versions decide what an export looks like; the ones that are not installed are left out.
+_TOOLS = ("taemi", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+_REFERENCE_TOOLS = ("torch", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class WrittenGraph:
+    """One graph in the bundle.
+
+    Args:
+        name: The graph.
+        file: Its file in the bundle.
+        seconds: How long tracing, checking and writing it took.
+        entry: Its entry in the manifest.
+        weights: What is known of its weights.
+    """
+
+    name: str
+    file: str
+    seconds: float
+    entry: FileEntry
+    weights: WeightRecord
+
+
+def check_names(source: ExportSource) -> None:
+    """Refuse a source whose files would overwrite each other.
+
+    Raises:
+        ExportError: Two files have one name, or a name leads out of the bundle.
+    """
+    names = [f"{graph.spec.name}.onnx" for graph in source.graphs]
+    names += [*source.files, MANIFEST_NAME, REFERENCE_NAME]
+    for name in names:
+        if names.count(name) > 1 or PurePosixPath(name).name != name or "\\" in name:
+            raise ExportError(
+                f"cannot name a file of the bundle {name!r}",
+                f"the files are {', '.join(names)}",
+                "Every file of a bundle has a plain name of its own: report this to the model family",
+            )
+
+
+def write_graph(folder: Path, graph: ExportGraph, source: ExportSource, *, debug: bool) -> WrittenGraph:
+    """Export, check and write one graph in fp32.
+
+    Raises:
+        ExportError: It cannot be exported, or breaks a rule.
+    """
+    start = time.perf_counter()
+    spec = graph.spec
+    traced = trace_graph(graph, debug=debug)
+    finish_model(traced.model, GraphFacts(source.family, spec, "fp32", source.trained))
+    weights = match_weights(traced.model, graph.weights, traced.used)
+    check_model(traced.model, spec)
+    path = folder / f"{spec.name}.onnx"
+    path.write_bytes(traced.model.SerializeToString())
+    # The largest graphs are most of a gigabyte, and the next one is about to be traced.
+    del traced
+    gc.collect()
+    check_file(path, spec)
+    return WrittenGraph(
+        spec.name,
+        path.name,
+        time.perf_counter() - start,
+        describe_file(path, graph=spec.name, precision="fp32"),
+        weights.with_file(read_onnx(path)),
+    )
+
+
+def write_reference(
+    folder: Path, graphs: tuple[ExportGraph, ...], written: list[WrittenGraph], tick: Tick
+) -> FileEntry:
+    """Compute and write what PyTorch says about every graph.
+
+    Raises:
+        ExportError: A reference is broken, or the file would be too large.
+    """
+    tensors: dict[str, Array] = {}
+    references = {}
+    for number, (graph, done) in enumerate(zip(graphs, written, strict=True)):
+        tick("reference outputs", number, len(graphs))
+        cases, outputs = compute_reference(graph, output_budget(len(graphs)))
+        tensors.update(outputs)
+        references[graph.spec.name] = GraphReference(cases, done.weights)
+    index = ReferenceIndex(references, tool_versions(_REFERENCE_TOOLS))
+    path = folder / REFERENCE_NAME
+    path.write_bytes(format_reference(index, tensors))
+    return describe_file(path)
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> dict[str, FileEntry]:
+    """Write the family's further files."""
+    entries = {}
+    for name, content in files.items():
+        path = folder / name
+        path.write_bytes(content)
+        entries[name] = describe_file(path)
+    return entries
+
+
+def build_manifest(
+    source: ExportSource, graphs: tuple[ExportGraph, ...], files: dict[str, FileEntry]
+) -> Manifest:
+    """Describe a bundle that has not been verified yet."""
+    checkpoint = source.checkpoint
+    return Manifest(
+        family=source.family,
+        graphs={graph.spec.name: graph.spec for graph in graphs},
+        files=files,
+        model=source.model,
+        preprocessing=source.preprocessing,
+        trained=source.trained,
+        source=Source(checkpoint.name, file_sha256(checkpoint)) if checkpoint is not None else None,
+        tools={"python": platform.python_version(), **tool_versions(_TOOLS)},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def with_parity(manifest: Manifest, report: VerifyReport) -> Manifest:
+    """Return a manifest that says what verification measured."""
+    return replace(manifest, parity={result.file: result.parity() for result in report.engines})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest."""
+    (folder / MANIFEST_NAME).write_bytes(format_manifest(manifest).encode())
+
+
+def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
