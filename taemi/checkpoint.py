@@ -7,6 +7,9 @@ it is a frozen, published one.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +53,11 @@ class Progress:
 
 
 def save_checkpoint(path: Path, system: TaemiSystem, progress: Progress) -> None:
-    """Write a checkpoint atomically; an interrupted write leaves the previous file whole."""
+    """Write a checkpoint atomically; an interrupted write leaves the previous file whole.
+
+    Raises:
+        WriteError: The disk is full, or the place cannot be written to.
+    """
     encoders = {
         "audio": _pack(system.audio_encoder),
         "text": _pack(system.text_encoder),
@@ -66,7 +73,20 @@ def save_checkpoint(path: Path, system: TaemiSystem, progress: Progress) -> None
         "progress": dict(vars(progress)),
     }
     with atomic_file(path) as part:
-        torch.save(data, part)
+        try:
+            torch.save(data, part)
+        except RuntimeError as error:
+            # PyTorch's writer reports a full disk as a mismatch of positions.
+            if shutil.disk_usage(part.parent).free < _tensor_bytes(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(_tensor_bytes(item) for item in items)
 
 
 def load_system(path: Path) -> tuple[TaemiSystem, Progress]:

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from taemi.demo import DemoLog
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; }
 th { text-align: left; font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .note { background: #fff4d6; padding: .6rem .9rem; border-left: 4px solid #e0a800; }
+td { white-space: nowrap; }
 .bar { background: #3b6ea5; height: .8rem; display: inline-block; vertical-align: middle; }
 """
 
@@ -54,7 +55,7 @@ def _evaluation(log: DemoLog) -> list[str]:
     rows = []
     for name, rho in log.evaluation.rho.items():
         mean = float(np.mean(rho))
-        bar = f"<span class='bar' style='width:{max(mean, 0) * 12:.2f}rem'></span>"
+        bar = f"<span class='bar' style='width:{max(mean, 0) * 8:.2f}rem'></span>"
         cells = [f"{value:.3f}" for value in rho]
         rows.append((name, log.evaluation.clips[name], _Html(f"{bar} {mean:.3f}"), *cells))
     return [
@@ -123,4 +124,8 @@ def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def _align(cell: str) -> str:
-    return " class='n'" if cell[:1].isdigit() or cell[:1] == "-" else ""
+    try:
+        float(cell)
+    except ValueError:
+        return ""
+    return " class='n'"

@@ -146,7 +146,7 @@ def format_table(evaluation: Evaluation) -> str:
     ]
     title = f"Pearson's rho on {evaluation.split}, {len(evaluation.names)} clips"
     table = Table(title=f"{title} ({', '.join(marks)})" if marks else title)
-    table.add_column("modalities used")
+    table.add_column("modalities used", no_wrap=True)
     table.add_column("clips with all", justify="right")
     table.add_column("mean", justify="right")
     for emotion in EMOTIONS:
@@ -155,7 +155,7 @@ def format_table(evaluation: Evaluation) -> str:
         cells = [f"{value:.3f}" for value in rho]
         table.add_row(name, str(evaluation.clips[name]), f"{np.mean(rho):.3f}", *cells)
     stream = io.StringIO()
-    Console(file=stream, width=110).print(table)
+    Console(file=stream, width=120).print(table)
     return stream.getvalue().rstrip()
 
 

@@ -3,11 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from taemi_runtime.errors import WriteError
+
+# What is no defect of ours but of the place that was written to, and what to do about it.
+_HOST_ERRORS = {
+    errno.ENOSPC: "Free some space, or write to another disk",
+    errno.EDQUOT: "Your quota is used up: free some space, or write elsewhere",
+    errno.EACCES: "Choose a place that you may write to",
+    errno.EPERM: "Choose a place that you may write to",
+    errno.EROFS: "Choose a place that you may write to",
+    errno.ENOTDIR: "A part of that path is a file: choose another",
+    errno.EEXIST: "A part of that path is a file: choose another",
+    errno.EISDIR: "It is a folder: choose another name",
+    errno.ENOENT: "Choose a place that you may write to",
+}
+
+
+@contextlib.contextmanager
+def explain_write(path: Path) -> Iterator[None]:
+    """Turn what the host says while ``path`` is written into a clear error.
+
+    Raises:
+        WriteError: The disk is full, the place is read-only, or it is none.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _HOST_ERRORS:
+            raise
+        raise WriteError(f"cannot write {path}", str(error.strerror), _HOST_ERRORS[error.errno]) from error
 
 
 @contextlib.contextmanager
@@ -19,22 +50,26 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write; its parent is created when missing.
+
+    Raises:
+        WriteError: The disk is full, or the place cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        # mkstemp makes private files; a result is an ordinary file under the user's umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with explain_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        try:
+            yield part
+            # mkstemp makes private files; a result is an ordinary file under the user's umask.
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(0o666 & ~umask)
+            with part.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -59,25 +94,31 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
     Raises:
         FileExistsError: ``path`` exists and ``replace`` is false.
+        WriteError: The disk is full, or the place cannot be written to.
     """
     if path.exists() and not replace:
         raise FileExistsError(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    part.chmod(0o755)
+    with explain_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            part.chmod(0o755)
+            yield part
+            _put_in_place(part, path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _put_in_place(part: Path, path: Path) -> None:
+    if not path.exists():
+        part.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
+    path.replace(old)
     try:
-        yield part
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
-            path.replace(old)
-            try:
-                part.replace(path)
-            except OSError:
-                old.replace(path)
-                raise
-            finally:
-                shutil.rmtree(old.parent, ignore_errors=True)
-        else:
-            part.replace(path)
+        part.replace(path)
+    except OSError:
+        old.replace(path)
+        raise
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old.parent, ignore_errors=True)

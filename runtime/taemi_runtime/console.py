@@ -37,16 +37,11 @@ def run_app(app: typer.Typer) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        if "--debug" in sys.argv:
-            raise
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our stdout went away, as `| head` does; that is no error of ours.
-        with contextlib.suppress(OSError):
-            sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as leaving:
+        # typer turns Ctrl-C into exit code 130 without a word, and keeps the cause.
+        if isinstance(getattr(leaving.__context__, "__cause__", None), KeyboardInterrupt):
+            say("interrupted: finished files are kept, unfinished ones are removed")
+        raise
 
 
 def say(message: str, *, quiet: bool = False) -> None:

@@ -39,6 +39,10 @@ class DeviceError(TaemiError):
     """The device that was asked for cannot be used on this host."""
 
 
+class WriteError(TaemiError):
+    """A file or folder could not be written; what stood there before is whole."""
+
+
 class MediaError(TaemiError):
     """A file could not be read as media."""
 

@@ -190,21 +190,28 @@ def _read(container: InputContainer, tracks: list[Track]) -> list[str]:
         return []
     warnings = []
     by_index = {track.index: track for track in tracks}
-    expected_s = _expected_s(container, by_index)
-    try:
-        for packet in container.demux(*(container.streams[index] for index in by_index)):
+    packets = container.demux(*(container.streams[index] for index in by_index))
+    while not all(track.truncated for track in tracks):
+        broken = ""
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError as error:
+            packet, broken = None, error.strerror or str(error)
+        except IndexError:
+            # PyAV stumbles at the end of a file over tracks that appeared midway, as in damaged mpegts.
+            packet = None
+        if packet is not None:
             by_index[packet.stream.index].take(packet)
-            if all(track.truncated for track in tracks):
-                break
-        else:
-            reached_s = max(track.reached_s for track in tracks)
-            if reached_s < expected_s - _BROKEN_OFF_S:
-                warnings.append(f"the file ends after {reached_s:.2f} s of {expected_s:.2f} s")
-    except av.error.FFmpegError as error:
-        reached_s = max(track.reached_s for track in tracks)
-        warnings.append(f"the file breaks off after {reached_s:.2f} s: {error.strerror or error}")
+            continue
         for track in tracks:
             track.take(None)
+        reached_s = max(track.reached_s for track in tracks)
+        expected_s = _expected_s(container, by_index)
+        if broken:
+            warnings.append(f"the file breaks off after {reached_s:.2f} s: {broken}")
+        elif reached_s < expected_s - _BROKEN_OFF_S:
+            warnings.append(f"the file ends after {reached_s:.2f} s of {expected_s:.2f} s")
+        break
     warnings += [
         f"{track.damaged} damaged packets of the {track.name} were skipped or patched"
         for track in tracks

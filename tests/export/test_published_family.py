@@ -22,7 +22,7 @@ EVERY_PRESENCE = list(itertools.product((True, False), repeat=3))
 
 @pytest.mark.parametrize(
     ("name", "vision_dim", "hidden", "heads"),
-    [("paper", 384, 96, 8), ("released", 1280, 48, 3)],
+    [("paper", 384, 96, 8), ("released", 1280, 48, 3), ("audio-anchored", 768, 32, 1)],
 )
 def test_exported_network_equals_pytorch_on_inputs_that_export_never_saw(
     tmp_path: Path, name: str, vision_dim: int, hidden: int, heads: int

@@ -468,6 +468,53 @@ def test_a_codec_without_a_decoder_is_a_missing_modality(tmp_path: Path) -> None
     assert clip.frames is not None
 
 
+def test_tracks_that_appear_midway_do_not_stop_it(tmp_path: Path) -> None:
+    # Half way, the sound goes on under another number, which nothing announced.
+    path = make(tmp_path / "clip.ts", Recipe(seconds=8, rate_hz=48_000))
+    content = bytearray(path.read_bytes())
+    for start in range(len(content) // 376 * 188, len(content), 188):
+        number = (content[start + 1] & 0x1F) << 8 | content[start + 2]
+        begins_a_packet = content[start + 1] & 0x40
+        if number == 257 and begins_a_packet:
+            content[start + 2] = 0x2C
+    path.write_bytes(content)
+    clip = read_clip(path, PREPROCESSING)
+    assert clip.frames is not None
+    assert clip.waveform is not None
+    assert len(clip.frames) == 200
+    assert 3 < clip.audio_seconds < 8
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "avi", "ts"])
+def test_random_damage_gives_a_clip_or_a_media_error(suffix: str, tmp_path: Path) -> None:
+    codecs = {
+        "webm": {"video_codec": "libvpx", "audio_codec": "libopus", "rate_hz": 48_000},
+        "avi": {"video_codec": "mpeg4", "audio_codec": "libmp3lame", "rate_hz": 44_100},
+        "ts": {"rate_hz": 48_000},
+    }
+    content = make(tmp_path / f"whole.{suffix}", Recipe(seconds=1, **codecs.get(suffix, {}))).read_bytes()
+    path = tmp_path / f"damaged.{suffix}"
+    outcomes = set()
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        # Headers and media in turn.
+        reach = 3_000 if seed % 2 else len(content)
+        for place in rng.integers(0, min(reach, len(content)), 12):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            clip = read_clip(path, PREPROCESSING)
+        except MediaError:
+            outcomes.add("error")
+            continue
+        outcomes.add("clip")
+        assert (clip.waveform is None) == bool(clip.audio_why)
+        assert (clip.frames is None) == bool(clip.vision_why)
+        assert clip.waveform is None or np.isfinite(clip.waveform).all()
+    assert "clip" in outcomes
+
+
 def test_odd_file_names_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("data:clip.mp4", "a b%d'\".mp4", "-i.mp4", "gr\u00fc\u00df\U0001f600.mp4"):
