@@ -164,8 +164,8 @@ def train(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
     named_variant(variant)
-    corpus = read_corpus(data)
     _need_torch("train")
+    corpus = read_corpus(data)
     from taemi.assemble import assemble, encoder_notes
     from taemi.train import BEST_NAME
     from taemi.train import train as run

@@ -31,10 +31,9 @@ def shown_commands():
     """Every line of a code block that starts with one of our console scripts."""
     for page in PAGES:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.splitlines():
-                words = shlex.split(line.split("#")[0].removeprefix("$ ")) if line.count('"') % 2 == 0 else []
-                if words and words[0] in MODULES:
-                    yield page.name, words
+            for line in (shown.removeprefix("$ ") for shown in block.splitlines()):
+                if line.split(" ")[0] in MODULES:
+                    yield page.name, tuple(shlex.split(line, comments=True))
 
 
 @pytest.fixture(scope="module")

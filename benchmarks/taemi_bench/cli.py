@@ -1,0 +1,146 @@
+"""``taemi-bench``: latency and parity, side by side with PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taemi_runtime.console import progress, run_app, say
+from taemi_runtime.errors import UsageError
+
+app = typer.Typer(
+    name="taemi-bench",
+    help="Measure exported models side by side with PyTorch.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def callback() -> None:
+    """Measure exported models side by side with PyTorch."""
+
+
+@app.command()
+def run(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder made by taemi-export onnx.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CKPT", help="The checkpoint that it was made from; found when near the bundle."
+        ),
+    ] = None,
+    graph: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Measure only this graph; may be repeated.")
+    ] = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option(metavar="S=N", help="Length of an axis, SYMBOL=N or GRAPH.SYMBOL=N; may be repeated."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Fewest rounds of each graph.")] = 50,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Shortest time of each graph; both are reached.")
+    ] = 3.0,
+    max_seconds: Annotated[float, typer.Option(min=0, help="Longest time of each graph.")] = 120.0,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of every row on the CPU; 0 is every core that may be used.")
+    ] = 0,
+    device: Annotated[
+        str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; auto is the CPU and CUDA.")
+    ] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything, samples included.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as Markdown.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Time every engine of a bundle against PyTorch, on the same inputs.
+
+    Exit code: 0 all rows that can run here ran, 1 one failed or gave wrong numbers, 2 usage,
+    130 interrupted (what was finished is printed and written).
+    """
+    del debug
+    sizes = parse_sizes(size or [])
+    from taemi_bench.checkpoint import open_checkpoint
+    from taemi_bench.report import write_report
+    from taemi_bench.run import run_bundle
+    from taemi_bench.schedule import Schedule
+    from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
+    from taemi_bench.tables import print_report, write_markdown
+    from taemi_runtime.bundle import Bundle
+
+    schedule = Schedule(
+        rounds=rounds,
+        seconds=seconds,
+        max_rounds=max(rounds, Schedule.max_rounds),
+        max_seconds=max(seconds, max_seconds),
+    )
+    for path in (json_file, markdown):
+        if path is not None and path.is_dir():
+            raise UsageError(f"cannot write {path}", "it is a folder", "Name a file")
+    opened = Bundle.open(bundle)
+    # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
+    names = choose_graphs(opened, graph or ())
+    choose_sizes({name: opened.manifest.graphs[name] for name in names}, sizes)
+    choose_devices(device)
+    source, why = open_checkpoint(bundle, opened.manifest, checkpoint)
+    if source is None:
+        say(f"no PyTorch rows: {why}", quiet=quiet)
+    with progress(quiet=quiet) as tick:
+        report = run_bundle(
+            opened,
+            source,
+            source_note=why,
+            graphs=names,
+            sizes=sizes,
+            schedule=schedule,
+            threads=threads,
+            device=device,
+            progress=tick,
+        )
+    print_report(report)
+    if json_file is not None:
+        write_report(json_file, report)
+    if markdown is not None:
+        write_markdown(markdown, report)
+    for path in (json_file, markdown):
+        if path is not None:
+            say(f"written: {path}", quiet=quiet)
+    if report.interrupted:
+        raise typer.Exit(130)
+    if report.failures or all(row.state == "not run" for row in report.rows):
+        raise typer.Exit(1)
+
+
+def parse_sizes(options: list[str]) -> dict[str, int]:
+    """Read ``S=N`` options.
+
+    Raises:
+        UsageError: One is no ``S=N`` with a whole number from 1 up.
+    """
+    sizes = {}
+    for option in options:
+        name, _, length = option.partition("=")
+        if not name or not (length.isascii() and length.isdigit()) or int(length) < 1:
+            raise UsageError(
+                f"cannot read --size {option}",
+                "expected S=N, N a whole number from 1 up",
+                "E.g. --size batch=4",
+            )
+        sizes[name.strip()] = int(length)
+    return sizes
+
+
+def main() -> None:
+    """Run the console script."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

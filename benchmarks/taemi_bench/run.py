@@ -1,0 +1,277 @@
+"""Measuring a bundle: every engine of every graph, side by side with PyTorch, on the same inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from taemi_bench.machine import judge_noise, read_activity, read_machine
+from taemi_bench.parity import RowParity, measure_parity
+from taemi_bench.report import GraphReport, Report, RowReport
+from taemi_bench.rows import PYTORCH, Row, engine_backends, engine_row, pytorch_row, tensors_to_arrays
+from taemi_bench.schedule import Schedule
+from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
+from taemi_bench.stats import Latency, ratio_per_round
+from taemi_bench.timer import Samples, Timing, describe_failure, interleave
+from taemi_runtime.bundle import Bundle
+from taemi_runtime.draw import digest, draw_inputs
+from taemi_runtime.host import usable_cores
+from taemi_runtime.spec import Arrays, GraphSpec
+
+if TYPE_CHECKING:
+    from taemi.exportable import ExportGraph, ExportSource
+
+SEED = 20
+Tick = Callable[[str, int, int], None]
+
+
+def run_bundle(
+    bundle: Bundle,
+    source: ExportSource | None,
+    *,
+    source_note: str = "no checkpoint was given",
+    graphs: Sequence[str] = (),
+    sizes: Mapping[str, int] | None = None,
+    schedule: Schedule | None = None,
+    threads: int = 0,
+    device: str = "auto",
+    progress: Tick | None = None,
+) -> Report:
+    """Time every engine of a bundle against PyTorch, and measure how far apart their outputs are.
+
+    All rows of a graph get the same drawn inputs, never zeros: arithmetic on zeros can be faster.
+
+    Args:
+        bundle: The bundle.
+        source: The checkpoint that it was made from, opened; PyTorch's rows come from it.
+        source_note: Why there is no ``source``.
+        graphs: Names of the graphs to measure; all when empty.
+        sizes: Lengths by ``SYMBOL`` or ``GRAPH.SYMBOL``; typical ones where unsaid.
+        schedule: How long each graph is measured.
+        threads: Threads of every row on the CPU; 0 is every physical core that may be used.
+        device: ``auto`` (the CPU, and CUDA where usable), ``cpu``, ``cuda`` or ``cuda:N``.
+        progress: Called with (graph, rounds done, rounds expected).
+
+    Returns:
+        The report; after Ctrl-C it holds the rounds that were finished.
+
+    Raises:
+        UsageError: A graph or an axis does not exist.
+        InputError: A length is out of range.
+        DeviceError: A CUDA device was asked for by name and cannot be used.
+    """
+    schedule = schedule or Schedule()
+    names = choose_graphs(bundle, graphs)
+    chosen = choose_sizes({name: bundle.manifest.graphs[name] for name in names}, sizes or {})
+    devices = choose_devices(device)
+    threads = threads or usable_cores()
+    machine = read_machine()
+    found_graphs: list[GraphReport] = []
+    found_rows: list[RowReport] = []
+    for name in names:
+        graph, note = graph_source(source, name, source_note)
+        measured = _measure_graph(
+            bundle, name, chosen[name], graph, note, schedule, threads, devices, progress
+        )
+        found_graphs.append(measured[0])
+        found_rows += measured[1]
+        if measured[0].stopped == "interrupted":
+            break
+    manifest = bundle.manifest
+    return Report(
+        bundle=bundle.folder.resolve().name,
+        family=manifest.family,
+        trained=manifest.trained,
+        source=manifest.source.name if manifest.source else "",
+        device=device,
+        threads=threads,
+        machine=machine,
+        schedule=schedule,
+        graphs=tuple(found_graphs),
+        rows=tuple(found_rows),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _measure_graph(
+    bundle: Bundle,
+    name: str,
+    sizes: Mapping[str, int],
+    source: ExportGraph | None,
+    source_note: str,
+    schedule: Schedule,
+    threads: int,
+    devices: Sequence[str],
+    progress: Tick | None,
+) -> tuple[GraphReport, list[RowReport]]:
+    spec = bundle.manifest.graphs[name]
+    inputs = draw_inputs(spec, sizes, seed=SEED, ragged=False, poison=False)
+    with _torch_settings(source, threads):
+        rows = _build_rows(bundle, name, inputs, source, source_note, threads, devices)
+        try:
+            before = read_activity()
+            timing = interleave(rows, schedule, progress=_meter(name, schedule, progress))
+            noise = judge_noise(before, read_activity(), os.cpu_count() or 1)
+            # After the timing: a row's first call ever is its cold one.
+            parities = _parities(spec, sizes, inputs, source, rows, timing)
+        finally:
+            for row in rows:
+                row.close()
+    reports = [
+        _report_row(row, samples, parity, _baseline(rows, timing, row))
+        for row, samples, parity in zip(rows, timing.rows, parities, strict=True)
+    ]
+    shared = GraphReport(
+        graph=name,
+        sizes=spec.sizes(sizes),
+        seed=SEED,
+        inputs_sha256=digest(inputs),
+        rounds=timing.rounds,
+        seconds=timing.seconds,
+        stopped=timing.stopped,
+        noise=noise,
+    )
+    return shared, reports
+
+
+def _build_rows(
+    bundle: Bundle,
+    name: str,
+    inputs: Arrays,
+    source: ExportGraph | None,
+    source_note: str,
+    threads: int,
+    devices: Sequence[str],
+) -> list[Row]:
+    spec = bundle.manifest.graphs[name]
+    rows = []
+    for device in devices:
+        rows.append(pytorch_row(source, spec, inputs, device, threads, source_note))
+        for file, entry in bundle.engine_files(name):
+            for backend_name in engine_backends(file, device):
+                rows.append(
+                    engine_row(
+                        lambda file=file: bundle.file(file),  # type: ignore[misc]
+                        file,
+                        entry.precision or "fp32",
+                        spec,
+                        inputs,
+                        backend_name,
+                        device,
+                        threads,
+                    )
+                )
+    names = [row.name for row in rows]
+    for row in rows:
+        if names.count(row.name) > 1:
+            row.name = f"{row.name}, {row.file}"
+    return rows
+
+
+def _parities(
+    spec: GraphSpec,
+    sizes: Mapping[str, int],
+    inputs: Arrays,
+    source: ExportGraph | None,
+    rows: Sequence[Row],
+    timing: Timing,
+) -> list[RowParity | None]:
+    """Compare one call of each row with PyTorch's reference on the CPU."""
+    if source is None or timing.stopped == "interrupted":
+        return [None] * len(rows)
+    import torch
+
+    tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
+    expected = tensors_to_arrays(source.reference(tensors))
+    found: list[RowParity | None] = []
+    for row, samples in zip(rows, timing.rows, strict=True):
+        if row.run is None or samples.why:
+            found.append(None)
+            continue
+        try:
+            got = row.to_arrays(row.run())
+            found.append(measure_parity(spec, sizes, inputs, got, expected, row.precision))
+        except Exception as error:
+            found.append(RowParity("", None, None, 0.0, False, describe_failure(error)))
+    return found
+
+
+def _report_row(row: Row, samples: Samples, parity: RowParity | None, baseline: Samples | None) -> RowReport:
+    failed = row.failed or (row.run is not None and bool(samples.why))
+    report = RowReport(
+        graph=row.scope,
+        name=row.name,
+        backend=row.backend,
+        precision=row.precision,
+        device=row.device,
+        state="failed" if failed else "not run" if row.run is None else "ran",
+        why=samples.why,
+        file=row.file,
+        versions=row.versions,
+        threads=row.threads,
+        cold_ms=samples.cold_ms,
+        warmup_calls=samples.warmup_calls,
+        calls_per_round=samples.calls_per_round,
+        latency_ms=Latency.from_values(samples.values_ms),
+        baseline=baseline.name if baseline else "",
+        times_faster=(
+            ratio_per_round(baseline.round_medians_ms, samples.round_medians_ms) if baseline else None
+        ),
+        parity_note="" if row.run is None else "no PyTorch reference was compared",
+    )
+    if parity is None:
+        return report
+    report = replace(
+        report,
+        output=parity.output,
+        max_abs=parity.max_abs,
+        mean_abs=parity.mean_abs,
+        cosine=parity.cosine,
+        parity_note=parity.note,
+    )
+    return replace(report, state="failed", why=parity.note) if parity.passed is False else report
+
+
+def _baseline(rows: Sequence[Row], timing: Timing, row: Row) -> Samples | None:
+    """Return the samples of the PyTorch row on the same device, when it ran and is not this one."""
+    if row.backend == PYTORCH:
+        return None
+    for other, samples in zip(rows, timing.rows, strict=True):
+        if other.backend == PYTORCH and other.device == row.device and samples.values_ms:
+            return samples
+    return None
+
+
+@contextlib.contextmanager
+def _torch_settings(source: ExportGraph | None, threads: int) -> Iterator[None]:
+    """Give PyTorch the engines' threads, and full float32 on CUDA as the engines have it."""
+    if source is None:
+        yield
+        return
+    import torch
+
+    threads_before, tf32_before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.backends.cudnn.allow_tf32 = tf32_before
+
+
+def _meter(name: str, schedule: Schedule, progress: Tick | None) -> Callable[[int, float], None] | None:
+    if progress is None:
+        return None
+
+    def tick(rounds: int, seconds: float) -> None:
+        pace = seconds / rounds
+        expected = max(schedule.rounds, round(schedule.seconds / pace) if pace else 0)
+        expected = min(expected, schedule.max_rounds, round(schedule.max_seconds / pace) if pace else rounds)
+        progress(name, rounds, max(rounds, expected))
+
+    return tick
