@@ -1,8 +1,8 @@
 """From a media file to a waveform and a stack of frames, in one pass over the file.
 
-Any container and codec that PyAV's FFmpeg decodes is taken, as a local file only. The beginning of
-the clip is used: decoding stops as soon as there is as much audio and as many frames as the model
-takes, and memory does not grow with the clip's length.
+The ordinary containers are read, with every codec that PyAV's FFmpeg decodes, from local files only.
+The beginning of the clip is used: decoding stops as soon as there is as much audio and as many frames
+as the model takes, and memory does not grow with the clip's length.
 """
 
 from __future__ import annotations

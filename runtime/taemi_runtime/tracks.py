@@ -167,6 +167,8 @@ class VideoTrack(Track):
         self._preprocessing = preprocessing
         self._frame_s = 1 / float(stream.average_rate or _USUAL_FPS)
         self._reformatter = VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix: tuple[int, int, int, int] | None = None
         self._kept: list[npt.NDArray[np.uint8]] = []
         self._step = -math.inf
         self._first_s = 0.0
@@ -216,7 +218,11 @@ class VideoTrack(Track):
 
     def _small(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         pixels = self._reformatter.reformat(frame, format="rgb24").to_ndarray()
-        upright = orient(np.asarray(pixels, dtype=np.uint8), display_matrix(frame))
+        if frame.rotation != self._rotation:
+            # Looked up when the angle changes only: PyAV ties a frame and its side data into a
+            # reference cycle, which keeps the whole picture in memory until the collector runs.
+            self._rotation, self._matrix = frame.rotation, display_matrix(frame)
+        upright = orient(np.asarray(pixels, dtype=np.uint8), self._matrix)
         return resize_frame(upright, self._preprocessing.height, self._preprocessing.width)
 
 
