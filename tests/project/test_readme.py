@@ -70,3 +70,10 @@ def test_shown_commands_and_options_exist(page, words, help_of):
 def test_the_makefile_has_the_targets_that_the_readme_names():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text())) <= targets
+
+
+def test_the_table_of_figures_is_the_measured_one():
+    measured = (ROOT / "benchmarks" / "results" / "cpu-published.md").read_text().splitlines()
+    rows = [line for line in measured if line.startswith("| ")]
+    assert len(rows) >= 9
+    assert set(rows) <= set((ROOT / "README.md").read_text().splitlines())
