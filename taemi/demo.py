@@ -176,7 +176,8 @@ def _ratios(timings: dict[str, Any]) -> str:
         for row in timings["rows"]
         if row.get("times_faster") and row["backend"] == "onnxruntime-cpu"
     ]
-    return f"ONNX Runtime against PyTorch eager, fp32: {', '.join(found)}"
+    ratios = ", ".join(found) or "too few rounds for a ratio"
+    return f"ONNX Runtime against PyTorch eager, fp32: {ratios}"
 
 
 def held_out_clip(corpus: Corpus) -> tuple[Path, str]:
