@@ -32,10 +32,9 @@ import taemi_runtime
 from taemi_bench.checkout import write_metadata
 from taemi_bench.gpu_steps import STEPS, Step
 from taemi_bench.gpu_steps.contract import format_json
-from taemi_bench.machine import package_versions
 from taemi_bench.nvidia_smi import read_gpus
 from taemi_runtime.atomic import write_text
-from taemi_runtime.host import cuda_driver
+from taemi_runtime.host import cuda_driver, package_versions
 
 SCHEMA = 1
 KIND = "taemi-gpu-check"

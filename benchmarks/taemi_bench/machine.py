@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from taemi_bench.nvidia_smi import Gpu, read_gpus
-from taemi_runtime.host import usable_cores
+from taemi_runtime.host import package_versions, usable_cores
 
 PACKAGES = (
     "torch",
@@ -122,17 +120,6 @@ def read_machine() -> Machine:
         gpus=gpus,
         gpu_note=gpu_note,
     )
-
-
-def package_versions(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions of those distributions that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def read_activity(stat: Path = Path("/proc/stat")) -> Activity:

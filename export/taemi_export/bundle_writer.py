@@ -7,7 +7,6 @@ import platform
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from taemi_export.rules import check_file, check_model
 from taemi_export.weights import WeightRecord, match_weights
 from taemi_runtime.console import Tick
 from taemi_runtime.errors import ExportError
+from taemi_runtime.host import package_versions
 from taemi_runtime.manifest import (
     MANIFEST_NAME,
     REFERENCE_NAME,
@@ -124,7 +124,7 @@ def write_reference(
         cases, outputs = compute_reference(graph, output_budget(len(graphs)))
         tensors.update(outputs)
         references[graph.spec.name] = GraphReference(cases, done.weights)
-    index = ReferenceIndex(references, tool_versions(_REFERENCE_TOOLS))
+    index = ReferenceIndex(references, package_versions(_REFERENCE_TOOLS))
     path = folder / REFERENCE_NAME
     path.write_bytes(format_reference(index, tensors))
     return describe_file(path)
@@ -153,7 +153,7 @@ def build_manifest(
         preprocessing=source.preprocessing,
         trained=source.trained,
         source=Source(checkpoint.name, file_sha256(checkpoint)) if checkpoint is not None else None,
-        tools={"python": platform.python_version(), **tool_versions(_TOOLS)},
+        tools={"python": platform.python_version(), **package_versions(_TOOLS)},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -166,14 +166,3 @@ def with_parity(manifest: Manifest, report: VerifyReport) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest."""
     (folder / MANIFEST_NAME).write_bytes(format_manifest(manifest).encode())
-
-
-def tool_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Return the versions of those distributions that are installed."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -6,7 +6,9 @@ import ctypes
 import functools
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from taemi_runtime.errors import UsageError
@@ -34,6 +36,17 @@ def parse_device(device: str) -> tuple[str, int]:
     if kind == "cuda" and index.isascii() and index.isdigit():
         return kind, int(index)
     raise UsageError(f"cannot use device {device!r}", "it has no meaning", "Give auto, cpu, cuda or cuda:N")
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def usable_cores() -> int:

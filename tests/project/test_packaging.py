@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -18,6 +19,10 @@ SCRIPTS = ("taemi", "taemi-export", "taemi-infer", "taemi-bench")
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
+    # Building in place leaves build/ behind, and a later wheel would hold what an earlier one did.
+    source = folder / "source"
+    ignored = shutil.ignore_patterns(".*", "demo", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, source, ignore=ignored)
     command = [
         sys.executable,
         "-m",
@@ -27,7 +32,7 @@ def wheel(tmp_path_factory):
         "--no-deps",
         "--wheel-dir",
         str(folder),
-        str(ROOT),
+        str(source),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -14,8 +14,8 @@ import numpy as np
 from taemi_bench.gpu_steps.contract import Context, NotRunError, require_cuda
 from taemi_bench.gpu_steps.kernel import BLOCK, NAME, compile_kernel, compile_with_nvrtc, operands
 from taemi_bench.gpu_steps.measure import Call, failures, measure
-from taemi_bench.machine import package_versions
 from taemi_runtime.errors import EngineError, ParityError
+from taemi_runtime.host import package_versions
 
 COUNT = 1 << 20
 SCALE = 1.5

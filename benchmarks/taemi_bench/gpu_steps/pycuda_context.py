@@ -12,8 +12,8 @@ from taemi_bench.gpu_steps.contract import Context, NotRunError, require_cuda
 from taemi_bench.gpu_steps.cuda_python import COUNT, SCALE, compare_with_numpy
 from taemi_bench.gpu_steps.kernel import BLOCK, NAME, compile_kernel, operands
 from taemi_bench.gpu_steps.pycuda_build import build_pycuda
-from taemi_bench.machine import package_versions
 from taemi_runtime.errors import ParityError
+from taemi_runtime.host import package_versions
 
 
 def check_pycuda(context: Context) -> None:
