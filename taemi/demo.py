@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+import taemi_runtime
 from taemi.assemble import assemble
+from taemi.attention_trace import AttentionTrace, trace_attention
 from taemi.choice import EncoderChoice
 from taemi.cli import format_epoch
 from taemi.corpus import Corpus, read_corpus
@@ -24,7 +29,7 @@ from taemi.demo_report import write_report
 from taemi.evaluate import Evaluation, evaluate_split, format_table
 from taemi.recipe import Recipe
 from taemi.synth import write_corpus
-from taemi.train import BEST_NAME, train
+from taemi.train import BEST_NAME, EpochReport, train
 from taemi_runtime.console import format_size, progress, say, size_on_disk
 from taemi_runtime.errors import TaemiError
 
@@ -46,6 +51,9 @@ class DemoLog:
         evaluation: Correlations on the held-out clips.
         scores: The object that ``taemi-infer --format json`` printed.
         timings: The report that ``taemi-bench run`` wrote.
+        history: A report for each epoch of the training.
+        frames: [frames, 3, height, width] uint8, the scored clip's.
+        attention: Where the text looked in the scored clip, by modality.
     """
 
     text_encoder: str = ""
@@ -53,6 +61,9 @@ class DemoLog:
     evaluation: Evaluation | None = None
     scores: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
+    history: list[EpochReport] = field(default_factory=list)
+    frames: npt.NDArray[np.uint8] | None = None
+    attention: dict[str, AttentionTrace] = field(default_factory=dict)
 
 
 def run_demo(out: Path, *, clips: int = CLIPS, recipe: Recipe = RECIPE, quiet: bool = False) -> None:
@@ -73,7 +84,7 @@ def run_demo(out: Path, *, clips: int = CLIPS, recipe: Recipe = RECIPE, quiet: b
     bundle = out / "demo.taemi"
     _export(out, bundle, log, quiet)
     _evaluate(bundle, corpus, log, quiet)
-    _infer(bundle, corpus, log, quiet)
+    _infer(out, bundle, corpus, log, quiet)
     _measure(out, bundle, log, quiet)
     write_report(out / "report.html", log)
     _print_summary(out, bundle, corpus, log)
@@ -115,13 +126,18 @@ def _train(out: Path, corpus: Corpus, recipe: Recipe, log: DemoLog, quiet: bool)
     start = _begin("2/7 train", f"taemi train {out / 'corpus'} --out {out / 'run'} {options}", quiet)
     choice = EncoderChoice("tiny", text=str(text) if text else None)
     system = assemble("paper", choice, seed=recipe.seed, tiny_folder=out / "run" / "encoders")
+
+    def heard(report: EpochReport) -> None:
+        log.history.append(report)
+        say(f"  {format_epoch(report)}", quiet=quiet)
+
     with progress(quiet=quiet) as tick:
         best = train(
             system,
             corpus,
             out / "run",
             recipe,
-            report=lambda report: say(f"  {format_epoch(report)}", quiet=quiet),
+            report=heard,
             warn=lambda message: say(f"  warning: {message}"),
             tick=tick,
         )
@@ -149,11 +165,15 @@ def _evaluate(bundle: Path, corpus: Corpus, log: DemoLog, quiet: bool) -> None:
     _end(log, "evaluate", start, f"test rho {log.evaluation.mean_rho:.3f}, all modalities", quiet)
 
 
-def _infer(bundle: Path, corpus: Corpus, log: DemoLog, quiet: bool) -> None:
+def _infer(out: Path, bundle: Path, corpus: Corpus, log: DemoLog, quiet: bool) -> None:
     clip = held_out_clip(corpus)
     arguments = [str(clip[0]), "--engine", str(bundle), "--transcript", clip[1], "--format", "json"]
     start = _begin("6/7 infer", _line("taemi-infer", arguments), quiet)
     log.scores = json.loads(_run("taemi-infer", arguments, quiet))
+    with taemi_runtime.load(bundle) as scorer:
+        features = scorer.features(clip[0], clip[1])
+    log.frames = features.clip.frames
+    log.attention = trace_attention(out / "run" / BEST_NAME, features)
     top = max(log.scores["intensities"], key=log.scores["intensities"].get)
     total = log.scores["timings_ms"]["total"]
     _end(log, "infer", start, f"{top} {log.scores['intensities'][top]:.2f}, {total:.0f} ms a clip", quiet)

@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
+from taemi.charts import Series, bar_chart, line_chart
 from taemi_runtime.atomic import write_text
 from taemi_runtime.emotions import EMOTIONS
 
 if TYPE_CHECKING:
     from taemi.demo import DemoLog
 
+_FRAMES_SHOWN = 8
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
-       padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; } th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; }
-th { text-align: left; font-weight: 600; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733;
+       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .4rem; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+table { border-collapse: collapse; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
+th { text-align: left; font-weight: 600; vertical-align: bottom; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .note { background: #fff4d6; padding: .6rem .9rem; border-left: 4px solid #e0a800; }
-td { white-space: nowrap; }
-.bar { background: #3b6ea5; height: .8rem; display: inline-block; vertical-align: middle; }
+.side { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-start; }
+.frames { display: flex; flex-wrap: wrap; gap: 6px; }
+.frames img { width: 112px; height: 112px; border-radius: 4px; }
+blockquote { margin: .6rem 0 1rem; padding-left: .8rem; border-left: 3px solid #b8c4d0; }
+figcaption { font-size: .9rem; color: #52606d; }
+figure { margin: 0; }
+svg text { font: 12px system-ui, sans-serif; fill: #3e4c59; }
+svg .grid { stroke: #e4e7eb; }
 """
+
+
+class _Html(str):
+    """Text that is HTML already."""
+
+    __slots__ = ()
 
 
 def write_report(path: Path, log: DemoLog) -> None:
@@ -41,12 +64,30 @@ def write_report(path: Path, log: DemoLog) -> None:
         "they say nothing about people.</p>",
         "<h2>Steps</h2>",
         _table(("step", "seconds", "result"), [(step, f"{s:.1f}", result) for step, s, result in log.rows]),
+        *_training(log),
         *_evaluation(log),
-        *_scores(log),
+        *_clip(log),
         *_timings(log),
         "</body></html>\n",
     ]
     write_text(path, "\n".join(parts))
+
+
+def _training(log: DemoLog) -> list[str]:
+    if not log.history:
+        return []
+    epochs = [report.epoch for report in log.history]
+    loss = line_chart(
+        [Series("loss", epochs, [report.loss for report in log.history])],
+        x_label="epoch",
+        y_label="training loss (mean squared error)",
+    )
+    rho = line_chart(
+        [Series("rho", epochs, [report.rho for report in log.history])],
+        x_label="epoch",
+        y_label="validation rho, mean over six",
+    )
+    return ["<h2>Training</h2>", f"<div class='side'>{loss}{rho}</div>"]
 
 
 def _evaluation(log: DemoLog) -> list[str]:
@@ -54,78 +95,88 @@ def _evaluation(log: DemoLog) -> list[str]:
         return []
     rows = []
     for name, rho in log.evaluation.rho.items():
-        mean = float(np.mean(rho))
-        bar = f"<span class='bar' style='width:{max(mean, 0) * 8:.2f}rem'></span>"
-        cells = [f"{value:.3f}" for value in rho]
-        rows.append((name, log.evaluation.clips[name], _Html(f"{bar} {mean:.3f}"), *cells))
+        values = [_shaded(value) for value in (float(np.mean(rho)), *rho)]
+        rows.append((name, log.evaluation.clips[name], *values))
     return [
         f"<h2>Pearson's rho on {len(log.evaluation.names)} held-out synthetic clips</h2>",
         _table(("modalities used", "clips with all", "mean", *EMOTIONS), rows),
+        "<p>The other modalities are switched off; the model's learned tokens stand in for them.</p>",
     ]
 
 
-def _scores(log: DemoLog) -> list[str]:
+def _clip(log: DemoLog) -> list[str]:
     if not log.scores:
         return []
-    rows = []
-    for emotion, score in log.scores["intensities"].items():
-        bar = f"<span class='bar' style='width:{score * 20:.2f}rem'></span>"
-        rows.append((emotion, _Html(f"{bar} {score:.3f}")))
-    transcript = log.scores["modalities"]["text"].get("transcript", "")
-    return [
+    text = log.scores["modalities"]["text"].get("transcript", "")
+    scores = bar_chart(
+        [(name, score, f"{score:.3f}") for name, score in log.scores["intensities"].items()], top=1.0
+    )
+    parts = [
         f"<h2>One held-out clip: {escape(Path(log.scores['clip']).name)}</h2>",
-        f"<p>Transcript: {escape(transcript)}</p>",
-        _table(("emotion", "intensity"), rows),
+        f"<blockquote>{escape(text)}</blockquote>",
+        _frames(log.frames),
+        f"<div class='side'><figure>{scores}<figcaption>intensities</figcaption></figure>",
     ]
+    if log.attention:
+        # Weights of sequences of unlike lengths compare as multiples of an even spread.
+        lines = [
+            Series(name, trace.seconds.tolist(), (trace.weights * len(trace.weights)).tolist())
+            for name, trace in log.attention.items()
+        ]
+        chart = line_chart(lines, x_label="seconds", y_label="attention, 1 = even")
+        parts.append(f"<figure>{chart}<figcaption>what the text attends to, over time</figcaption></figure>")
+    return [*parts, "</div>"]
+
+
+def _frames(frames: npt.NDArray[np.uint8] | None) -> str:
+    if frames is None or not len(frames):
+        return ""
+    chosen = np.linspace(0, len(frames) - 1, min(_FRAMES_SHOWN, len(frames))).round().astype(int)
+    images = []
+    for index in chosen:
+        stream = io.BytesIO()
+        Image.fromarray(frames[index].transpose(1, 2, 0)).save(stream, "JPEG", quality=80)
+        data = base64.b64encode(stream.getvalue()).decode()
+        images.append(f"<img alt='frame {index}' src='data:image/jpeg;base64,{data}'>")
+    return f"<div class='frames'>{''.join(images)}</div>"
 
 
 def _timings(log: DemoLog) -> list[str]:
-    rows = [
-        (
-            row["graph"],
-            row["name"],
-            _number(row["latency_ms"].get("p50"), ".2f"),
-            _number(row["latency_ms"].get("mean"), ".2f"),
-            _number(row.get("max_abs"), ".1e"),
-        )
+    bars = [
+        (f"{row['graph']}: {row['name']}", row["latency_ms"]["p50"], f"{row['latency_ms']['p50']:.2f} ms")
         for row in log.timings.get("rows", [])
-        if row.get("latency_ms")
+        if row.get("latency_ms") and row["latency_ms"].get("p50") is not None
     ]
-    if not rows:
+    if not bars:
         return []
     return [
         "<h2>Latency on this machine, side by side</h2>",
-        _table(("graph", "engine", "p50 ms", "mean ms", "largest difference"), rows),
+        bar_chart(bars, width=640, left=240),
+        "<p>Medians of one call each, PyTorch and ONNX Runtime in turn in one process. "
+        "<code>bench.json</code> beside this page has the sizes, the samples and the differences.</p>",
     ]
 
 
-class _Html(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _shaded(value: float) -> _Html:
+    """A number on a background as deep as it is large: blue above zero, orange below."""
+    colour = "0, 114, 178" if value >= 0 else "213, 94, 0"
+    return _Html(
+        f"<td class='n' style='background: rgba({colour}, {min(abs(value), 1) * 0.55:.2f})'>{value:.3f}</td>"
+    )
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = []
     for row in rows:
-        cells = [
-            f"<td>{cell}</td>"
-            if isinstance(cell, _Html)
-            else f"<td{_align(str(cell))}>{escape(str(cell))}</td>"
-            for cell in row
-        ]
+        cells = [cell if isinstance(cell, _Html) else _cell(str(cell)) for cell in row]
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(body)}</table>"
 
 
-def _align(cell: str) -> str:
+def _cell(text: str) -> str:
     try:
-        float(cell)
+        float(text)
     except ValueError:
-        return ""
-    return " class='n'"
+        return f"<td>{escape(text)}</td>"
+    return f"<td class='n'>{escape(text)}</td>"

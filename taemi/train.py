@@ -26,11 +26,14 @@ from taemi.features import FeatureStore
 from taemi.metrics import pearson
 from taemi.recipe import Recipe
 from taemi.system import Batch, TaemiSystem
+from taemi_runtime.atomic import write_text
 from taemi_runtime.errors import DataError
+from taemi_runtime.strict import to_json
 from taemi_runtime.tokens import Tokenizer
 
 BEST_NAME = "best.pt"
 LAST_NAME = "last.pt"
+HISTORY_NAME = "history.json"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def train(
     tick: Tick | None = None,
     device: str = "cpu",
 ) -> Progress:
-    """Train a system and write ``best.pt`` and ``last.pt``.
+    """Train a system and write ``best.pt``, ``last.pt`` and ``history.json`` (a report for each epoch).
 
     Args:
         system: Fresh or pretrained encoders with a fresh fusion network; it is trained in place.
@@ -109,6 +112,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warmup_cosine(recipe, steps))
     described = f"{'synthetic, ' if corpus.synthetic else ''}{len(train_rows)} clips of {corpus.root.name}"
     best = Progress(trained=False, recipe=asdict(recipe), corpus=described)
+    history: list[EpochReport] = []
     since_best = 0
     for epoch in range(1, recipe.epochs + 1):
         start = time.perf_counter()
@@ -128,9 +132,13 @@ def train(
             since_best += 1
         state = {"optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}
         save_checkpoint(out / LAST_NAME, system, Progress(True, epoch, rho, asdict(recipe), described, state))
+        seconds = time.perf_counter() - start
+        history.append(
+            EpochReport(epoch, recipe.epochs, loss, rho, tuple(by_output.tolist()), improved, seconds)
+        )
+        write_text(out / HISTORY_NAME, to_json(history))
         if report is not None:
-            seconds = time.perf_counter() - start
-            report(EpochReport(epoch, recipe.epochs, loss, rho, tuple(by_output), improved, seconds))
+            report(history[-1])
         if since_best >= recipe.patience:
             break
     return best
