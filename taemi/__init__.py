@@ -4,7 +4,7 @@ A lazy facade: importing it loads neither torch nor any decoder.
 
     import taemi
     with taemi.load("ckpt.taemi") as scorer:
-        print(scorer.score("clip.mp4", transcript="what a lovely day").intensities)
+        print(scorer.predict("clip.mp4", transcript="what a lovely day").intensities)
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taemi.config import ModelConfig, variant
     from taemi.model import Taemi
-    from taemi_runtime import load
+    from taemi_runtime import ClipFailure, ClipResult, TaemiError, load
 
-__all__ = ["ModelConfig", "Taemi", "load", "variant"]
+__all__ = ["ClipFailure", "ClipResult", "ModelConfig", "Taemi", "TaemiError", "load", "variant"]
 
 _HOMES = {
+    "ClipFailure": "taemi_runtime",
+    "ClipResult": "taemi_runtime",
     "ModelConfig": "taemi.config",
     "Taemi": "taemi.model",
+    "TaemiError": "taemi_runtime",
     "load": "taemi_runtime",
     "variant": "taemi.config",
 }

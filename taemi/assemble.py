@@ -21,6 +21,7 @@ def assemble(
     *,
     seed: int,
     max_fps: float | None = None,
+    faces: str = "none",
     tiny_folder: Path | None = None,
 ) -> TaemiSystem:
     """Load encoders and put a fresh fusion network behind them.
@@ -30,6 +31,7 @@ def assemble(
         choice: The encoders.
         seed: Seed of the fusion network's weights and of random or tiny encoders.
         max_fps: Sampling rate of vision features in frames a second; ``None`` is every frame.
+        faces: How frames are cropped, ``none`` or ``auto``; see ``VisionPreprocessing``.
         tiny_folder: Where tiny encoders are written; a temporary folder when ``None``.
 
     Raises:
@@ -56,7 +58,7 @@ def assemble(
     # The encoders' loaders leave the generator wherever it is; the fusion network has its own seed.
     torch.manual_seed(seed)
     config = variant(name, audio_dim=audio.dim, text_dim=text.dim, vision_dim=vision.dim)
-    preprocessing = preprocessing_for(audio, vision, config, max_fps=max_fps, pad_id=text.pad_id)
+    preprocessing = preprocessing_for(audio, vision, config, max_fps=max_fps, faces=faces, pad_id=text.pad_id)
     return TaemiSystem(config, audio, text, vision, preprocessing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+
+class FaceMode(StrEnum):
+    """How training features are cropped; the names that ``VisionPreprocessing.faces`` has for it."""
+
+    AUTO = "auto"
+    NONE = "none"
+
+
 Preset = Annotated[str, typer.Option(help="paper, released, or a row of the ablation tables")]
 Encoders = Annotated[str, typer.Option(help="paper: the published ones; tiny: small seeded ones")]
 AudioId = Annotated[str | None, typer.Option(help="hub id or folder of another audio encoder")]
@@ -35,6 +44,9 @@ Masked = Annotated[bool, typer.Option(help="give the audio encoder the padding m
 Seed = Annotated[int, typer.Option(help="seed of weights, order and dropout")]
 MaxFps = Annotated[
     float | None, typer.Option(help="frames a second for vision features; default: every frame")
+]
+Faces = Annotated[
+    FaceMode, typer.Option(help="auto: cut out each frame's largest face; none: whole frames or ready crops")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
@@ -67,6 +79,7 @@ def init(
     ] = False,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
+    faces: Faces = FaceMode.NONE,
     seed: Seed = 3407,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
     quiet: Quiet = False,
@@ -85,7 +98,7 @@ def init(
     from taemi.checkpoint import Progress, save_checkpoint
 
     step = Step("init")
-    system = assemble(preset, choice, seed=seed, max_fps=max_fps)
+    system = assemble(preset, choice, seed=seed, max_fps=max_fps, faces=faces.value)
     for note in encoder_notes(system):
         say(f"note: {note}", quiet=quiet)
     save_checkpoint(ckpt, system, Progress(trained=False))
@@ -130,6 +143,7 @@ def train(
     vision_encoder: VisionId = None,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
+    faces: Faces = FaceMode.NONE,
     epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
     patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
     batch_size: Annotated[int, typer.Option(help="clips a step")] = 32,
@@ -171,7 +185,9 @@ def train(
     from taemi.train import train as run
 
     step = Step("train")
-    system = assemble(variant, choice, seed=seed, max_fps=max_fps, tiny_folder=out / "encoders")
+    system = assemble(
+        variant, choice, seed=seed, max_fps=max_fps, faces=faces.value, tiny_folder=out / "encoders"
+    )
     for note in encoder_notes(system):
         say(f"note: {note}", quiet=quiet)
     with progress(quiet=quiet) as tick:

@@ -24,6 +24,8 @@ from taemi.corpus import ClipRow
 from taemi.encoders import VisionEncoder
 from taemi_runtime.atomic import atomic_file, write_text
 from taemi_runtime.errors import DataError, MediaError
+from taemi_runtime.faces.choice import open_detector
+from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.media import read_clip
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.strict import to_plain
@@ -58,6 +60,7 @@ class FeatureStore:
         self.folder = folder
         self.encoder = encoder
         self.preprocessing = preprocessing
+        self._detector: FaceDetector | None = None
 
     def extract(
         self, rows: Iterable[ClipRow], progress: Callable[[int, int], None] | None = None
@@ -73,8 +76,10 @@ class FeatureStore:
 
         Raises:
             DataError: The store was made with another encoder or other preprocessing.
+            MissingExtraError: Faces are to be cut out and OpenCV is missing.
         """
         self._open_index()
+        self._detector = open_detector(self.preprocessing.vision.faces)
         rows = list(rows)
         failures: dict[str, str] = {}
         for done, row in enumerate(rows, 1):
@@ -96,7 +101,7 @@ class FeatureStore:
         return self.folder / f"{name}.safetensors"
 
     def _extract_clip(self, row: ClipRow) -> None:
-        clip = read_clip(row.media, self.preprocessing)
+        clip = read_clip(row.media, self.preprocessing, detector=self._detector)
         arrays: dict[str, npt.NDArray[Any]] = {}
         if clip.waveform is not None:
             arrays["waveform"] = clip.waveform

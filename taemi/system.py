@@ -125,6 +125,7 @@ def preprocessing_for(
     config: ModelConfig,
     *,
     max_fps: float | None = None,
+    faces: str = "none",
     pad_id: int = 0,
 ) -> Preprocessing:
     """Return the preprocessing that a set of encoders and a config ask for.
@@ -134,6 +135,7 @@ def preprocessing_for(
         vision_encoder: Gives the frame size.
         config: Gives the longest sequences.
         max_fps: Sampling rate of the vision features in frames a second; ``None`` is every frame.
+        faces: How frames are cropped, ``none`` or ``auto``; see ``VisionPreprocessing``.
         pad_id: The tokenizer's padding token.
     """
     audio = AudioPreprocessing(
@@ -150,6 +152,7 @@ def preprocessing_for(
             width=vision_encoder.width,
             max_frames=config.max_vision,
             max_fps=max_fps,
+            faces=faces,
         ),
         text=TextPreprocessing(max_tokens=config.max_text, pad_id=pad_id),
     )

@@ -14,8 +14,10 @@ import typer
 from taemi_runtime.console import run_app, say
 from taemi_runtime.errors import UsageError
 from taemi_runtime.host import parse_device
+from taemi_runtime.limits import DecodeLimits
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_LIMITS = "Limits beyond which a file is refused"
 
 
 class Format(StrEnum):
@@ -52,8 +54,20 @@ def infer(
         str | None, typer.Option(metavar="TEXT", help="What is said in the clip (one clip only).")
     ] = None,
     transcripts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with NAME.txt for each clip NAME.*.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with NAME.txt, NAME.vtt or NAME.srt for each clip NAME.*."),
     ] = None,
+    asr: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME_OR_PATH|none",
+            help="Speech recognition for clips without transcript: a Whisper model's name, .pt file or "
+            "CTranslate2 folder; none; auto takes what is on this machine and downloads nothing.",
+        ),
+    ] = "auto",
+    asr_seconds: Annotated[
+        float, typer.Option("--asr-seconds", metavar="N", help="How much of a clip it listens to.")
+    ] = 60.0,
     device: Annotated[
         str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; only auto falls back.")
     ] = "auto",
@@ -68,6 +82,26 @@ def infer(
         float | None,
         typer.Option("--max-fps", metavar="FPS", help="Frames a second to look at; default: as trained."),
     ] = None,
+    faces: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none|FILE",
+            help="Cut out the largest face: OpenCV's cascade, no, or a YuNet model; default: as trained.",
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(metavar="N", help="Largest frame, width times height.", rich_help_panel=_LIMITS)
+    ] = DecodeLimits.max_pixels,
+    max_streams: Annotated[
+        int, typer.Option(metavar="N", help="Most streams in a file.", rich_help_panel=_LIMITS)
+    ] = DecodeLimits.max_streams,
+    max_seconds: Annotated[
+        float,
+        typer.Option(metavar="S", help="Longest clip that a file may claim to be.", rich_help_panel=_LIMITS),
+    ] = DecodeLimits.max_seconds,
+    max_decode_seconds: Annotated[
+        float, typer.Option(metavar="S", help="Longest time to read a clip for.", rich_help_panel=_LIMITS)
+    ] = DecodeLimits.max_decode_seconds,
     raw: Annotated[bool, typer.Option("--raw", help="Leave scores unclipped, below 0 and above 1.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' logs.")] = False,
@@ -102,6 +136,17 @@ def infer(
             )
         if max_fps is not None and not max_fps > 0:
             raise UsageError(f"cannot sample {max_fps} frames a second", "", "Give --max-fps above 0")
+        if not 0 < asr_seconds < float("inf"):
+            raise UsageError(
+                f"cannot listen to {asr_seconds:g} s of a clip", "", "Give --asr-seconds above 0"
+            )
+        limits = DecodeLimits(max_pixels, max_streams, max_seconds, max_decode_seconds)
+        if faces is not None and faces not in ("auto", "none") and not Path(faces).is_file():
+            raise UsageError(
+                f"cannot look for faces with {faces}",
+                "there is no such file",
+                "Give --faces auto, --faces none or a YuNet model's file",
+            )
         parse_device(device)
         if not engine.exists():
             raise UsageError(
@@ -119,11 +164,15 @@ def infer(
                 bundle=bundle,
                 transcript=transcript,
                 transcripts=transcripts,
+                asr=asr,
+                asr_seconds=asr_seconds,
                 options=EngineOptions(device=device, threads=threads),
                 format=output_format.value,
                 out=out,
                 max_fps=max_fps,
+                faces=faces,
                 clip_scores=not raw,
+                limits=limits,
                 quiet=quiet,
                 debug=debug,
             )

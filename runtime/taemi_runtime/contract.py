@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taemi_runtime.errors import BundleError
+from taemi_runtime.errors import BundleError, SpecError
 from taemi_runtime.manifest import Manifest
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.spec import GraphSpec
@@ -47,14 +47,8 @@ def read_preprocessing(manifest: Manifest, path: Path) -> Preprocessing:
         )
     try:
         found = from_plain(manifest.preprocessing, Preprocessing)
-    except ValueError as error:
+    except (ValueError, SpecError) as error:
         raise BundleError(asked, f"its preprocessing cannot be read: {error}", _AGAIN) from error
-    if found.vision.faces != "none":
-        raise BundleError(
-            asked,
-            f"it was trained on face crops ({found.vision.faces!r}), this version reads whole frames only",
-            "Install a version of taemi that crops faces",
-        )
     return found
 
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import taemi_runtime
+from taemi_runtime.asr import recognisers
+from taemi_runtime.asr.recogniser import PREFERRED
 from taemi_runtime.backends import backend, registered
 from taemi_runtime.backends.onnxruntime_session import import_onnxruntime, installed_distributions
 from taemi_runtime.errors import TaemiError
 from taemi_runtime.host import cuda_driver, usable_cores
-
-# Import name, distribution and extra of each recogniser.
-_RECOGNISERS = (
-    ("faster_whisper", "faster-whisper", "asr"),
-    ("whisper", "openai-whisper", "whisper"),
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at every backend, the media library, the CUDA driver and the recognisers; nothing raises."""
-    return [_host(), *_backends(), *_onnxruntime(), _media(), _cuda(), *_recognisers()]
+    return [_host(), *_backends(), *_onnxruntime(), _media(), _faces(), _cuda(), *_recognisers()]
 
 
 def format_checks(checks: list[Check]) -> str:
@@ -119,6 +113,18 @@ def _media() -> Check:
     return Check("media", "av", True, f"av {av.__version__}, libavcodec {codec}")
 
 
+def _faces() -> Check:
+    from taemi_runtime.faces.cascade import CascadeDetector
+    from taemi_runtime.faces.opencv import import_opencv
+
+    try:
+        CascadeDetector()
+        number = import_opencv().__version__
+    except TaemiError as error:
+        return Check("media", "opencv", False, f"no --faces auto: {error.found}", error.fix)
+    return Check("media", "opencv", True, f"opencv {number}, with its face cascades")
+
+
 def _cuda() -> Check:
     driver = cuda_driver()
     if driver.why:
@@ -128,11 +134,11 @@ def _cuda() -> Check:
 
 def _recognisers() -> Iterator[Check]:
     group = "speech recognisers (optional: transcripts can be given with --transcript)"
-    for module, distribution, extra in _RECOGNISERS:
-        if importlib.util.find_spec(module) is None:
-            yield Check(group, distribution, False, "it is not installed", f'pip install "taemi[{extra}]"')
-            continue
-        try:
-            yield Check(group, distribution, True, f"{distribution} {version(distribution)}")
-        except PackageNotFoundError:
-            yield Check(group, distribution, False, f"the package {module} belongs to another distribution")
+    for kind in recognisers():
+        found = kind.probe()
+        detail = found.detail
+        if found.usable:
+            model = kind.at_hand()
+            none_yet = f"no model here yet (--asr {PREFERRED[0]} downloads one)"
+            detail += f", model {model}" if model else f", {none_yet}"
+        yield Check(group, kind.name, found.usable, detail, found.fix)

@@ -1,4 +1,4 @@
-"""From what stands on the command line to clips: files, folders, globs, and their transcripts."""
+"""From what stands on the command line to clips: files, folders, globs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from taemi_runtime.errors import MediaError, UsageError
-
 # What a folder is searched for. A file that is named itself is tried whatever its suffix.
 MEDIA_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".flv", ".3gp", ".ogv"}
-    | {".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg", ".opus"}
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv"}
+    | {".3gp", ".3g2", ".ogv", ".wmv", ".gif", ".mka", ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg"}
+    | {".opus", ".wma", ".aif", ".aiff"}
 )
+
+_OUTWARD_LINK = "it is a link that leads out of the folder. Give its own path to have it read"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ def expand(inputs: Iterable[str]) -> list[ClipInput]:
     """Find the clips behind every argument.
 
     Args:
-        inputs: Files, folders (searched through all levels, hidden names left out), glob patterns.
+        inputs: Files, folders (searched through all levels, hidden names left out), glob patterns. Below a
+            folder, links that lead out of it are not followed: only what is named itself is read.
 
     Returns:
         The clips in the order of the arguments, those of a folder or pattern sorted by path, each
@@ -50,75 +52,36 @@ def _expand_one(argument: str) -> list[ClipInput]:
     if path.is_dir():
         clips = _clips_below(path)
         suffixes = ", ".join(sorted(MEDIA_SUFFIXES))
-        return [ClipInput(clip) for clip in clips] or [
-            ClipInput(path, f"the folder holds no clip (looked for {suffixes})")
-        ]
+        return clips or [ClipInput(path, f"the folder holds no clip (looked for {suffixes})")]
     if path.exists():
         return [ClipInput(path)]
     if glob.has_magic(argument):
         # Path.glob takes no absolute pattern.
         matches = sorted(map(Path, glob.glob(argument, recursive=True)))  # noqa: PTH207
-        clips = [clip for match in matches for clip in (_clips_below(match) if match.is_dir() else [match])]
-        return [ClipInput(clip) for clip in clips] or [ClipInput(path, "the pattern matches no clip")]
+        clips = [
+            clip
+            for match in matches
+            for clip in (_clips_below(match) if match.is_dir() else [ClipInput(match)])
+        ]
+        return clips or [ClipInput(path, "the pattern matches no clip")]
     return [ClipInput(path, "there is no such file or folder")]
 
 
-def _clips_below(folder: Path) -> list[Path]:
-    return sorted(
+def _clips_below(folder: Path) -> list[ClipInput]:
+    # Pipes and devices are among them, so that reading says what they are.
+    found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in MEDIA_SUFFIXES
-        and path.is_file()
+        and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
+    inside = folder.resolve()
+    return [ClipInput(path, "" if _stays_inside(path, inside) else _OUTWARD_LINK) for path in found]
 
 
-class Transcripts:
-    """Finds the transcript of each clip.
-
-    Args:
-        given: The transcript of the only clip.
-        folder: A folder of ``NAME.txt`` files in UTF-8.
-
-    Raises:
-        UsageError: The folder does not exist.
-    """
-
-    def __init__(self, given: str | None = None, folder: Path | None = None) -> None:
-        if folder is not None and not folder.is_dir():
-            raise UsageError(
-                f"cannot read transcripts in {folder}",
-                "there is no such folder",
-                "Name a folder of NAME.txt files",
-            )
-        self._given = given
-        self._folder = folder
-
-    def has(self, clip: Path) -> bool:
-        """Return whether there is anything to read for a clip, blank or not."""
-        return self._given is not None or (self._file(clip) is not None)
-
-    def read(self, clip: Path) -> tuple[str | None, str]:
-        """Return a clip's transcript and its source: ``given``, ``file`` or ``none``.
-
-        Raises:
-            MediaError: The file is there and is no UTF-8 text.
-        """
-        if self._given is not None:
-            return self._given, "given"
-        file = self._file(clip)
-        if file is None:
-            return None, "none"
-        try:
-            # utf-8-sig takes the byte order mark that Windows editors put in front.
-            return file.read_text(encoding="utf-8-sig").strip(), "file"
-        except (OSError, UnicodeDecodeError) as error:
-            raise MediaError(
-                f"cannot read transcript {file}", f"it is no UTF-8 text ({error})", "Save it as UTF-8"
-            ) from error
-
-    def _file(self, clip: Path) -> Path | None:
-        if self._folder is None:
-            return None
-        file = self._folder / f"{clip.stem}.txt"
-        return file if file.is_file() else None
+def _stays_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder)
+    except (OSError, RuntimeError):  # links in a circle
+        return False

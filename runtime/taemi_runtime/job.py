@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from taemi_runtime.asr.listener import Listener
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
-from taemi_runtime.errors import TaemiError, UsageError
-from taemi_runtime.inputs import ClipInput, Transcripts, expand
+from taemi_runtime.errors import UsageError
+from taemi_runtime.inputs import ClipInput, expand
+from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
+from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, Outcome, open_writer
 
 _log = logging.getLogger(__name__)
@@ -35,11 +38,15 @@ class Job:
         bundle: The bundle of an engine file that stands elsewhere.
         transcript: The transcript of the only clip.
         transcripts: A folder of transcripts.
+        asr: What recognises speech where there is no transcript: ``auto``, ``none``, a recogniser or model.
+        asr_seconds: How much of a clip's sound it listens to.
         options: Device and threads.
         format: A key of ``FORMATS``.
         out: The file for the results; stdout when ``None``.
         max_fps: Frames a second to look at; as trained when ``None``.
+        faces: How frames are cropped: ``none``, ``auto``, a YuNet file; as trained when ``None``.
         clip_scores: Whether scores are clipped to [0, 1].
+        limits: What a clip may ask for.
         quiet: Whether progress and the closing line are left out.
         debug: Whether failures are shown with their traceback.
     """
@@ -49,11 +56,15 @@ class Job:
     bundle: Path | None
     transcript: str | None
     transcripts: Path | None
+    asr: str
+    asr_seconds: float
     options: EngineOptions
     format: str
     out: Path | None
     max_fps: float | None
+    faces: str | None
     clip_scores: bool
+    limits: DecodeLimits
     quiet: bool
     debug: bool
 
@@ -80,7 +91,7 @@ def run_job(job: Job) -> int:
 
     Raises:
         UsageError: The job contradicts itself, or its output cannot be written.
-        TaemiError: The model cannot be opened.
+        TaemiError: The model, or the recogniser that was asked for, cannot be opened.
     """
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs)
@@ -88,7 +99,7 @@ def run_job(job: Job) -> int:
         raise UsageError(
             f"cannot give one --transcript to {len(clips)} clips",
             "each clip has its own",
-            "Put NAME.txt files into a folder: --transcripts DIR",
+            "Put NAME.txt, .vtt or .srt files into a folder: --transcripts DIR",
         )
     if job.out is not None:
         _require_writable(job.out)
@@ -156,18 +167,32 @@ def _finished_first() -> Iterator[None]:
 
 
 def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
-    model = open_model(job.engine, bundle=job.bundle, options=job.options)
-    scorer = ClipScorer(model, max_fps=job.max_fps, clip_scores=job.clip_scores)
+    listener = Listener(
+        job.asr, seconds=job.asr_seconds, device=job.options.device, threads=job.options.threads
+    )
     wanted = [clip.path for clip in clips if not clip.error]
     with_text = sum(map(texts.has, wanted))
-    scorer.prepare(text=with_text > 0)
+    # What was asked for must work, whether a clip turns out to need it or not.
+    listens = (listener.is_explicit or with_text < len(wanted)) and listener.prepare()
+    model = open_model(job.engine, bundle=job.bundle, options=job.options)
+    scorer = ClipScorer(
+        model,
+        max_fps=job.max_fps,
+        faces=job.faces,
+        clip_scores=job.clip_scores,
+        listener=listener,
+        limits=job.limits,
+    )
+    scorer.prepare(text=with_text > 0 or listens)
     if job.transcripts is not None and with_text < len(wanted):
         _log.warning(
-            "%d of %d clips have no transcript in %s (NAME.txt)",
+            "%d of %d clips have no transcript in %s (NAME.txt, .vtt or .srt)",
             len(wanted) - with_text,
             len(wanted),
             job.transcripts,
         )
+    if scorer.faces_differ:
+        _log.warning("%s", scorer.faces_differ)
     if scorer.untrained:
         _log.warning("%s is untrained: its scores mean nothing", job.engine)
     return scorer
@@ -178,14 +203,11 @@ def _score(job: Job, scorer: ClipScorer | None, clip: ClipInput, texts: Transcri
     if scorer is None or clip.error:
         return ClipFailure(name, clip.error)
     try:
-        transcript, source = texts.read(clip.path)
-        return scorer.score(clip.path, transcript, source)
+        return scorer.score(clip.path, texts.read(clip.path))
     except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
         if job.debug:
             _log.debug("%s", name, exc_info=True)
-        if isinstance(error, TaemiError):
-            return ClipFailure(name, str(error))
-        return ClipFailure(name, f"{type(error).__name__}: {error} (a defect of taemi; --debug shows where)")
+        return ClipFailure.from_error(name, error)
 
 
 def _require_writable(out: Path) -> None:

@@ -7,7 +7,6 @@ as the model takes, and memory does not grow with the clip's length.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from taemi_runtime.errors import MediaError
+from taemi_runtime.faces.choice import open_detector
+from taemi_runtime.faces.crops import FaceCounts
+from taemi_runtime.faces.finder import FaceDetector
+from taemi_runtime.limits import DecodeLimits, LimitExceeded
+from taemi_runtime.opening import has_decoder, open_media, refusal, video_streams
 from taemi_runtime.preprocessing import Preprocessing
-from taemi_runtime.tracks import AudioTrack, Track, VideoTrack
+from taemi_runtime.sound import AudioTrack
+from taemi_runtime.tracks import Track, VideoTrack
 
-# Containers of recorded clips. Everything else that FFmpeg knows stays shut: playlists and scripts,
-# which make it open further files, text that it would draw on a screen, and picture sequences.
-_CONTAINERS = (
-    "aac,ac3,aiff,amr,asf,au,avi,caf,dv,eac3,flac,flv,ivf,matroska,mov,mp3,mpeg,mpegts,mxf,nut,ogg,rm,w64,wav"
-)
-_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _CONTAINERS}
-_FIX = "Give a video or audio file, such as mp4, mkv, webm, mov, wav or mp3"
 # A file that ends this long before it says it does is reported as broken off, in seconds.
 _BROKEN_OFF_S = 0.5
 
@@ -44,14 +40,16 @@ class Clip:
         seconds: The clip's length as its container says; as far as it was read where it does not say.
         waveform: [samples], float32, mono, full scale 1, not normalised, at most ``max_samples``; sample 0
             is the clip's beginning. ``None`` without usable audio.
-        frames: [frames, 3, height, width], uint8 RGB, at most ``max_frames``. ``None`` without usable video.
+        frames: [frames, 3, height, width], uint8 RGB, at most ``max_frames``. ``None`` without usable video,
+            or where faces are cut out and none was found.
         audio_seconds: Length of ``waveform``.
         vision_seconds: The time that ``frames`` stand for.
         audio_truncated: Whether the audio goes on after ``waveform``.
         vision_truncated: Whether the video goes on after ``frames``.
         audio_why: Why there is no waveform; empty when there is one.
         vision_why: Why there are no frames; empty when there are.
-        warnings: What was wrong with the file though it could be read.
+        warnings: What was wrong with the file though it could be read, and what of it was left out.
+        faces: What looking for faces found; ``None`` where nobody looked.
     """
 
     path: Path
@@ -65,9 +63,18 @@ class Clip:
     audio_why: str
     vision_why: str
     warnings: tuple[str, ...]
+    faces: FaceCounts | None = None
 
 
-def read_clip(path: Path, preprocessing: Preprocessing, *, audio: bool = True, vision: bool = True) -> Clip:
+def read_clip(
+    path: Path,
+    preprocessing: Preprocessing,
+    *,
+    audio: bool = True,
+    vision: bool = True,
+    detector: FaceDetector | None = None,
+    limits: DecodeLimits | None = None,
+) -> Clip:
     """Read the beginning of a clip.
 
     Args:
@@ -75,6 +82,9 @@ def read_clip(path: Path, preprocessing: Preprocessing, *, audio: bool = True, v
         preprocessing: How much is used of it, at which rate and size.
         audio: Whether the audio track is read.
         vision: Whether the video track is read.
+        detector: What finds faces, opened once for many clips; the one that ``preprocessing`` names
+            when ``None``.
+        limits: What the file may ask for; the defaults of [DecodeLimits][] when ``None``.
 
     Returns:
         The clip. A track that is missing or holds nothing that can be decoded leaves its part ``None``
@@ -82,26 +92,39 @@ def read_clip(path: Path, preprocessing: Preprocessing, *, audio: bool = True, v
 
     Raises:
         MediaError: The file is missing, no media file, has neither track, or nothing of the tracks that
-            were asked for can be decoded.
+            were asked for can be decoded; or it goes beyond a limit.
+        BundleError: ``preprocessing`` asks for a detector from a file and none is given.
+        MissingExtraError: Faces are to be cut out and OpenCV is missing.
     """
-    with _open(path) as container:
-        if not (container.streams.audio or _video_streams(container)):
-            raise _refusal(path, "it has neither an audio nor a video track")
-        start_s = (container.start_time or 0) / av.time_base
-        sound = _audio_track(container, preprocessing, start_s) if audio else "audio was not asked for"
-        sight = _video_track(container, preprocessing, start_s) if vision else "video was not asked for"
-        tracks: list[Track] = [track for track in (sound, sight) if isinstance(track, Track)]
-        warnings = _read(container, tracks)
-        seconds = (container.duration or 0) / av.time_base
+    if detector is None and vision:
+        detector = open_detector(preprocessing.vision.faces)
+    limits = limits or DecodeLimits()
+    try:
+        with open_media(path, limits) as container:
+            if not (container.streams.audio or video_streams(container)):
+                raise refusal(path, "it has neither an audio nor a video track")
+            sound = _audio_track(container, preprocessing) if audio else "audio was not asked for"
+            sight: VideoTrack | str = "video was not asked for"
+            if vision:
+                sight = _video_track(container, preprocessing, detector, limits)
+            tracks: list[Track] = [track for track in (sound, sight) if isinstance(track, Track)]
+            warnings = _read(container, tracks, limits)
+            seconds = (container.duration or 0) / av.time_base
+    except LimitExceeded as exceeded:
+        raise refusal(path, exceeded.found, exceeded.fix) from exceeded
     waveform = sound.waveform() if isinstance(sound, AudioTrack) else None
     frames = sight.frames() if isinstance(sight, VideoTrack) else None
     audio_why = _why(sound) if waveform is None else ""
     vision_why = _why(sight) if frames is None else ""
-    if tracks and waveform is None and frames is None:
+    faces = sight.crops.counts if isinstance(sight, VideoTrack) and sight.crops is not None else None
+    # A picture without a face is a result; that nothing can be decoded is an error.
+    seen = frames is not None or (faces is not None and faces.frames > 0)
+    if tracks and waveform is None and not seen:
         reasons = [_why(track) for track in tracks]
-        raise _refusal(path, "; ".join([*reasons, *warnings]))
+        raise refusal(path, "; ".join([*reasons, *warnings]))
     if waveform is not None:
         warnings += _silence_bad_samples(waveform)
+    warnings += _tell_what_is_left_out(sound, sight)
     return Clip(
         path=path,
         seconds=seconds if seconds > 0 else max((track.reached_s for track in tracks), default=0.0),
@@ -114,109 +137,139 @@ def read_clip(path: Path, preprocessing: Preprocessing, *, audio: bool = True, v
         audio_why=audio_why,
         vision_why=vision_why,
         warnings=tuple(warnings),
+        faces=faces,
     )
 
 
-def _refusal(path: Path, found: str) -> MediaError:
-    return MediaError(f"cannot read {path} as media", found, _FIX)
+def open_sound(
+    path: Path, preprocessing: Preprocessing, limits: DecodeLimits | None = None
+) -> tuple[InputContainer, AudioTrack | str]:
+    """Open a clip to read its audio track alone, packet by packet.
 
+    Args:
+        path: A local media file.
+        preprocessing: Rate and longest length of the waveform.
+        limits: What the file may ask for; the defaults of [DecodeLimits][] when ``None``.
 
-def _open(path: Path) -> InputContainer:
-    if path.is_dir():
-        raise _refusal(path, "it is a folder")
-    if not path.is_file():
-        raise _refusal(path, "it is no ordinary file" if path.exists() else "there is no such file")
-    if path.stat().st_size == 0:
-        raise _refusal(path, "the file is empty (0 bytes)")
+    Returns:
+        The container, which the caller closes, and the track, or why there is none.
+
+    Raises:
+        MediaError: The file is missing, no media file, or goes beyond a limit.
+    """
     try:
-        # An absolute path: FFmpeg would take the start of a name such as "data:clip.mp4" for a protocol.
-        return av.open(str(path.absolute()), "r", container_options=_OPTIONS, metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise _refusal(path, _what_opening_found(path, error)) from error
+        container = open_media(path, limits or DecodeLimits())
+    except LimitExceeded as exceeded:
+        raise refusal(path, exceeded.found, exceeded.fix) from exceeded
+    return container, _audio_track(container, preprocessing)
 
 
-def _what_opening_found(path: Path, error: av.error.FFmpegError) -> str:
-    reason = error.strerror or str(error)
-    if isinstance(error, av.error.InvalidDataError):
-        with path.open("rb") as stream:
-            head = stream.read(12)
-        if head[4:8] == b"ftyp":
-            return f"its index is missing or damaged; the file may be incomplete ({reason})"
-        return f"its content is no audio or video that is known here ({reason})"
-    if error.errno == errno.EINVAL:
-        # What FFmpeg answers where a container is not among those allowed.
-        return "its content is no audio or video container"
-    return reason
+def _start_s(container: InputContainer) -> float:
+    return (container.start_time or 0) / av.time_base
 
 
-def _video_streams(container: InputContainer) -> list[VideoStream]:
-    # A cover picture is no video, though containers file it as a video track of one frame.
-    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-
-
-def _audio_track(container: InputContainer, preprocessing: Preprocessing, start_s: float) -> AudioTrack | str:
+def _audio_track(container: InputContainer, preprocessing: Preprocessing) -> AudioTrack | str:
     """Return the audio track to read, or why there is none."""
     streams = container.streams.audio
     if not streams:
         return "the clip has no audio track"
     best = container.streams.best("audio")
     stream = best if isinstance(best, AudioStream) else streams[0]
-    if not _has_decoder(stream):
+    if not has_decoder(stream):
         return "the audio track's codec is not known here"
-    return AudioTrack(stream, preprocessing.audio, start_s)
+    claimed_s = (container.duration or 0) / av.time_base
+    return AudioTrack(stream, preprocessing.audio, _start_s(container), claimed_s)
 
 
-def _video_track(container: InputContainer, preprocessing: Preprocessing, start_s: float) -> VideoTrack | str:
+def _video_track(
+    container: InputContainer,
+    preprocessing: Preprocessing,
+    detector: FaceDetector | None,
+    limits: DecodeLimits,
+) -> VideoTrack | str:
     """Return the video track to read, or why there is none."""
-    streams = _video_streams(container)
+    streams = video_streams(container)
     if not streams:
         cover = "only a cover picture" if container.streams.video else ""
         return "the clip has no video track" + (f", {cover}" if cover else "")
     best = container.streams.best("video")
     stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
-    if not _has_decoder(stream):
+    if not has_decoder(stream):
         return "the video track's codec is not known here"
-    return VideoTrack(stream, preprocessing.vision, start_s)
+    return VideoTrack(stream, preprocessing.vision, _start_s(container), detector, limits)
 
 
-def _has_decoder(stream: AudioStream | VideoStream) -> bool:
-    # PyAV gives no codec context where FFmpeg has no decoder, whatever its annotations say.
-    return getattr(stream, "codec_context", None) is not None
+def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits) -> list[str]:
+    """Feed the tracks until all are full or the file ends, and say what was wrong with it.
 
-
-def _read(container: InputContainer, tracks: list[Track]) -> list[str]:
-    """Feed the tracks until all are full or the file ends, and say what was wrong with it."""
+    Raises:
+        LimitExceeded: It takes too long, or the file holds more than its header claimed.
+    """
     if not tracks:
         return []
     warnings = []
+    deadline = limits.deadline()
     by_index = {track.index: track for track in tracks}
     packets = container.demux(*(container.streams[index] for index in by_index))
     while not all(track.truncated for track in tracks):
         broken = ""
+        deadline.check()
         try:
             packet = next(packets, None)
         except av.error.FFmpegError as error:
+            deadline.check()
             packet, broken = None, error.strerror or str(error)
         except IndexError:
             # PyAV stumbles at the end of a file over tracks that appeared midway, as in damaged mpegts.
             packet = None
         if packet is not None:
-            by_index[packet.stream.index].take(packet)
+            track = by_index[packet.stream.index]
+            track.take(packet)
+            limits.check_length(track.reached_s)
             continue
         for track in tracks:
             track.take(None)
         reached_s = max(track.reached_s for track in tracks)
         expected_s = _expected_s(container, by_index)
+        lost_s = expected_s - reached_s
+        lost = f": {lost_s:.2f} s of {expected_s:.2f} s are lost" if lost_s > 0 else ""
         if broken:
-            warnings.append(f"the file breaks off after {reached_s:.2f} s: {broken}")
-        elif reached_s < expected_s - _BROKEN_OFF_S:
-            warnings.append(f"the file ends after {reached_s:.2f} s of {expected_s:.2f} s")
+            warnings.append(f"the file breaks off after {reached_s:.2f} s ({broken}){lost}")
+        elif lost_s > _BROKEN_OFF_S:
+            warnings.append(f"the file ends after {reached_s:.2f} s{lost}")
         break
-    warnings += [
-        f"{track.damaged} damaged packets of the {track.name} were skipped or patched"
-        for track in tracks
-        if track.damaged
-    ]
+    return warnings + [warning for track in tracks if (warning := _tell_damage(track))]
+
+
+def _tell_damage(track: Track) -> str:
+    """Say what is missing inside a track, and for how long; empty where nothing is."""
+    silence = isinstance(track, AudioTrack)
+    if not track.damaged:
+        # Pictures may well be far apart; where there is no sound there should be samples that say so.
+        if silence and track.gaps_s:
+            return f"the audio track has gaps of {track.gaps_s:.2f} s in all, which count as silence"
+        return ""
+    lost_s = max(track.gaps_s, track.damaged_s)
+    packets = f"{track.damaged} damaged packet{'s' * (track.damaged != 1)} of the {track.name}"
+    were = "were" if track.damaged != 1 else "was"
+    lost = f": about {lost_s:.2f} s of it are lost" if lost_s else ""
+    return f"{packets} {were} skipped or patched{lost}"
+
+
+def _tell_what_is_left_out(sound: AudioTrack | str, sight: VideoTrack | str) -> list[str]:
+    """Say which parts of the clip do not count, and what is no clip at all."""
+    warnings = []
+    if isinstance(sight, VideoTrack) and sight.headless_s:
+        # As where a broadcast is tuned in between two pictures that stand for themselves.
+        warnings.append(
+            f"the first {sight.headless_s:.2f} s of the video track cannot be decoded and are lost"
+        )
+    if isinstance(sound, AudioTrack) and sound.truncated and not sound.begins_too_late:
+        warnings.append(f"the audio goes on after the first {sound.longest_s:g} s; the rest is not used")
+    if isinstance(sight, VideoTrack) and sight.truncated:
+        warnings.append(f"the video goes on after the first {sight.taken} frames; the rest is not used")
+    if isinstance(sight, VideoTrack) and sight.decoded == 1 and not sight.damaged:
+        warnings.append("the video is a single picture")
     return warnings
 
 
@@ -237,6 +290,8 @@ def _why(track: Track | str) -> str:
         return track
     if isinstance(track, AudioTrack) and track.begins_too_late:
         return "the audio track begins after the part of the clip that is used"
+    if isinstance(track, VideoTrack) and track.taken:
+        return f"no face was found in any of {track.taken} frames" if track.taken > 1 else "no face was found"
     return f"nothing of the {track.name} can be decoded"
 
 

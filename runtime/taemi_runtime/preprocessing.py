@@ -6,6 +6,7 @@ runtime obeys them, so that what was trained on and what is served cannot drift 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -69,6 +70,12 @@ class AudioPreprocessing:
         return max(samples, 1)
 
 
+# How frames are cropped before they are resized; FACES_FILE is followed by the digest of a detector's file.
+FACES_NONE = "none"
+FACES_AUTO = "auto"
+FACES_FILE = "sha256:"
+
+
 @dataclass(frozen=True)
 class VisionPreprocessing:
     """From a video track to the vision encoder's input.
@@ -78,7 +85,9 @@ class VisionPreprocessing:
         width: Width of a resized frame in pixels.
         max_frames: Only this many sampled frames are used.
         max_fps: Sampling rate of the training features in frames a second; ``None`` is every frame.
-        faces: How a frame is cropped before resizing; ``none`` is the whole frame.
+        faces: How a frame is cropped before resizing: ``none`` is the whole frame, ``auto`` a square around
+            the largest face that OpenCV's cascade finds, ``sha256:`` and 64 digits the same with the
+            detector of that file. Frames without a face are left out.
     """
 
     height: int = 224
@@ -95,6 +104,40 @@ class VisionPreprocessing:
                 "vision preprocessing is inconsistent",
                 f"{self.height} x {self.width} pixels, {self.max_frames} frames, max_fps {self.max_fps}",
             )
+        if self.faces not in (FACES_NONE, FACES_AUTO) and not re.fullmatch(
+            rf"{FACES_FILE}[0-9a-f]{{64}}", self.faces
+        ):
+            raise SpecError(
+                "vision preprocessing is inconsistent",
+                f"faces is {self.faces!r}, expected {FACES_NONE}, {FACES_AUTO} or {FACES_FILE} and 64 digits",
+            )
+
+
+@dataclass(frozen=True)
+class SpeechGate:
+    """What of a clip's sound counts as speech, where a recogniser makes the transcript.
+
+    Recognisers invent sentences for silence and noise ("Thanks for watching!"). The first three limits
+    are Whisper's own, with its defaults (Radford et al. 2022, section 4.5; ``whisper.transcribe``), but
+    stricter: Whisper keeps a segment that breaks one of them, here one is enough to drop it.
+
+    Args:
+        no_speech_threshold: Segments whose no-speech probability is above this are dropped.
+        logprob_threshold: Segments whose mean log-probability a token is below this are dropped.
+        compression_ratio_threshold: Text that zlib shrinks by more than this repeats itself and is dropped.
+        silence_dbfs: Sound whose loudest tenth of a second is below this level never reaches the
+            recogniser. In dB relative to a full-scale constant; quiet speech is at -45.
+        modulation_db: Neither does sound that is louder than its quiet parts by less than this: hum, hiss
+            and tones are steady to 2 dB, speech varies by more than 10.
+        language: The language that is spoken, as a code such as ``en``; empty lets the recogniser guess.
+    """
+
+    no_speech_threshold: float = 0.6
+    logprob_threshold: float = -1.0
+    compression_ratio_threshold: float = 2.4
+    silence_dbfs: float = -55.0
+    modulation_db: float = 3.0
+    language: str = "en"
 
 
 @dataclass(frozen=True)
@@ -105,11 +148,13 @@ class TextPreprocessing:
         max_tokens: Longest token sequence, special tokens included; the rest is cut.
         tokenizer: The tokenizer's file in the bundle.
         pad_id: The token that fills padding.
+        speech: What counts as speech, where a recogniser makes the transcript.
     """
 
     max_tokens: int = 128
     tokenizer: str = "tokenizer.json"
     pad_id: int = 0
+    speech: SpeechGate = field(default_factory=SpeechGate)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taemi_runtime.engine import EngineInfo
+from taemi_runtime.errors import TaemiError
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class VisionUse:
         present: Whether it entered the scores.
         frames: Frames that were encoded.
         faces: Frames in which a face was found; ``None`` where whole frames are used and none is looked for.
+        left_out: Frames that were left out as no face was found in them; ``None`` where none is looked for.
         seconds_used: Seconds of video behind them.
         truncated: Whether the track goes on beyond what is used.
         why: Why it is not present; empty when it is.
@@ -43,6 +45,7 @@ class VisionUse:
     present: bool
     frames: int = 0
     faces: int | None = None
+    left_out: int | None = None
     seconds_used: float = 0.0
     truncated: bool = False
     why: str = ""
@@ -138,6 +141,7 @@ class ClipResult:
                     present=self.vision.present,
                     frames=self.vision.frames,
                     faces=self.vision.faces,
+                    **_left_out(self.vision.left_out),
                     seconds_used=round(self.vision.seconds_used, 3),
                     truncated=self.vision.truncated,
                 ),
@@ -178,6 +182,13 @@ class ClipFailure:
     clip: str
     error: str
 
+    @classmethod
+    def from_error(cls, clip: str, error: Exception) -> ClipFailure:
+        """Describe what went wrong with a clip; an error that is not ours is marked as a defect."""
+        if isinstance(error, TaemiError):
+            return cls(clip, str(error))
+        return cls(clip, f"{type(error).__name__}: {error} (a defect of taemi; --debug shows where)")
+
     @property
     def message(self) -> str:
         """The error with the clip's name, once."""
@@ -186,6 +197,10 @@ class ClipFailure:
     def to_object(self, index: int) -> dict[str, Any]:
         """Return the JSON object of this failure."""
         return {"clip": self.clip, "index": index, "error": self.error}
+
+
+def _left_out(frames: int | None) -> dict[str, int]:
+    return {} if frames is None else {"left_out": frames}
 
 
 def _use(why: str, **values: Any) -> dict[str, Any]:

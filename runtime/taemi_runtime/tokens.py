@@ -99,6 +99,11 @@ class Tokenizer:
             mask[index, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
+    def cut(self, text: str) -> int:
+        """Return how many tokens of a transcript [Tokenizer.encode][] leaves out."""
+        special = self._fast.num_special_tokens_to_add(False)
+        return sum(len(part.ids) - special for part in self._fast.encode(_well_formed(text)).overflowing)
+
 
 def _well_formed(text: str) -> str:
     """Replace lone surrogates, which JSON and damaged subtitles can hold and UTF-8 cannot."""

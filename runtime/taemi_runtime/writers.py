@@ -191,8 +191,10 @@ def _describe_uses(result: ClipResult) -> Iterator[str]:
     audio, vision, text = result.audio, result.vision, result.text
     for name, use in (("audio", audio), ("vision", vision)):
         cut = ", the rest is not used" if use.truncated else ""
+        left_out = getattr(use, "left_out", None)
+        faces = "" if left_out is None else f" with a face, {left_out} without one left out"
         yield (
-            f"{name}: {use.frames} frames, {use.seconds_used:.1f} s{cut}"
+            f"{name}: {use.frames} frames{faces}, {use.seconds_used:.1f} s{cut}"
             if use.present
             else (f"{name}: missing, {use.why}")
         )

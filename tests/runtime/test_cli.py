@@ -108,7 +108,8 @@ def test_json_of_several_clips_is_a_list_with_errors_in_their_place(infer, bundl
     np.testing.assert_allclose(scores(deep), clipped(bundle.expected(clips.silent)), atol=2e-6)
     assert deep["modalities"]["text"]["source"] == "none"
     assert f"error: cannot read {path} as media: {BROKEN}\n" in err
-    assert f"warning: 2 of 3 clips have no transcript in {mixed.parent / 'texts'} (NAME.txt)\n" in err
+    lacking = f"2 of 3 clips have no transcript in {mixed.parent / 'texts'} (NAME.txt, .vtt or .srt)"
+    assert f"warning: {lacking}\n" in err
     assert re.search(r"^taemi-infer: \d+\.\d s, 3 clips, 1 failed$", err, re.MULTILINE)
 
 
@@ -213,7 +214,7 @@ def test_inputs_that_lead_nowhere_are_errors_in_their_place(infer, bundle, clips
     assert code == 1
     none, folder, pattern, good = json.loads(out)
     assert none == {"clip": "none.mp4", "index": 0, "error": "there is no such file or folder"}
-    assert folder["error"].startswith("the folder holds no clip (looked for .3gp, ")
+    assert folder["error"].startswith("the folder holds no clip (looked for .3g2, ")
     assert pattern == {"clip": "*.nothing", "index": 2, "error": "the pattern matches no clip"}
     assert "intensities" in good
     assert "error: none.mp4: there is no such file or folder\n" in err
@@ -237,7 +238,7 @@ def test_a_transcript_that_is_no_text_fails_its_clip_only(infer, bundle, mixed):
     first, _, deep = map(json.loads, out.splitlines())
     assert code == 1
     assert "intensities" in first
-    assert deep["error"].startswith(f"cannot read transcript {texts / '00009.txt'}: it is no UTF-8 text")
+    assert deep["error"].startswith(f"cannot read transcript {texts / '00009.txt'}: it is no text in UTF-8")
 
 
 def test_an_empty_transcript_is_a_missing_modality(infer, bundle, clips):
@@ -279,7 +280,7 @@ def test_a_defect_in_one_clip_does_not_stop_the_others(infer, bundle, mixed, mon
         (
             ["CLIP", "SECOND", "--engine", "BUNDLE", "--transcript", "hi"],
             "cannot give one --transcript to 2 clips: each clip has its own. "
-            "Put NAME.txt files into a folder: --transcripts DIR",
+            "Put NAME.txt, .vtt or .srt files into a folder: --transcripts DIR",
         ),
         (
             ["CLIP", "--engine", "BUNDLE", "--transcript", "hi", "--transcripts", "."],
@@ -287,7 +288,8 @@ def test_a_defect_in_one_clip_does_not_stop_the_others(infer, bundle, mixed, mon
         ),
         (
             ["CLIP", "--engine", "BUNDLE", "--transcripts", "nowhere"],
-            "cannot read transcripts in nowhere: there is no such folder. Name a folder of NAME.txt files",
+            "cannot read transcripts in nowhere: there is no such folder. "
+            "Name a folder of NAME.txt, NAME.vtt or NAME.srt files",
         ),
         (
             ["CLIP", "--engine", "BUNDLE", "--device", "gpu"],
@@ -403,7 +405,7 @@ def start(*arguments):
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT between processes")
 def test_ctrl_c_leaves_whole_lines_and_exit_code_130(bundle, clips, tmp_path):
     for index in range(200):
-        (tmp_path / f"{index:03}.mp4").symlink_to(clips.both)
+        (tmp_path / f"{index:03}.mp4").hardlink_to(clips.both)
     process = start(tmp_path, "--engine", bundle.folder, "--format", "jsonl", "--quiet")
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -416,7 +418,7 @@ def test_ctrl_c_leaves_whole_lines_and_exit_code_130(bundle, clips, tmp_path):
 
 def test_a_reader_that_goes_away_is_no_traceback(bundle, clips, tmp_path):
     for index in range(50):
-        (tmp_path / f"{index:03}.mp4").symlink_to(clips.silent)
+        (tmp_path / f"{index:03}.mp4").hardlink_to(clips.silent)
     process = start(tmp_path, "--engine", bundle.folder, "--format", "jsonl", "--quiet")
     process.stdout.readline()
     process.stdout.close()

@@ -37,7 +37,15 @@ def run(monkeypatch, capsys, *arguments):
 
 def test_every_backend_and_library_is_listed(monkeypatch, capsys):
     out = run(monkeypatch, capsys)
-    for name in (*registered(), "av", "providers", "CUDA driver", "faster-whisper", "openai-whisper"):
+    for name in (
+        *registered(),
+        "av",
+        "opencv",
+        "providers",
+        "CUDA driver",
+        "faster-whisper",
+        "openai-whisper",
+    ):
         assert f"  {name} " in out
     assert "usable cores" in out
 

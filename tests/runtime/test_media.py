@@ -35,6 +35,7 @@ class Recipe:
     audio_codec: str = "aac"
     audio_delay_s: float = 0.0
     video_delay_s: float = 0.0
+    pix_fmt: str = "yuv420p"
     matrix: tuple[int, ...] | None = None
     pixels: np.ndarray | None = None
 
@@ -58,7 +59,7 @@ def make(path: Path, recipe: Recipe | None = None, waveform: np.ndarray | None =
         if recipe.fps:
             video = container.add_stream(recipe.video_codec, rate=recipe.fps)
             video.width, video.height = recipe.size
-            video.pix_fmt = "yuv420p"
+            video.pix_fmt = recipe.pix_fmt
             if recipe.matrix:
                 video.set_display_matrix(recipe.matrix)
         if recipe.rate_hz:

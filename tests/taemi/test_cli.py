@@ -92,3 +92,16 @@ def test_evaluate_prints_every_condition_and_writes_a_submission(tmp_path, demo_
     assert lines[0] == HEADER
     assert len(lines) == 1 + figures["clips"]
     assert all(0 <= float(cell) <= 1 for line in lines[1:] for cell in line.split(",")[1:])
+
+
+def test_init_says_how_faces_are_cropped_and_the_runtime_follows(tmp_path):
+    from taemi.exportable import open_source
+    from taemi_runtime import load
+
+    ckpt = tmp_path / "faces.pt"
+    done = taemi("init", ckpt, "--encoders", "tiny", "--faces", "auto")
+    assert done.returncode == 0, done.stderr
+    assert open_source(ckpt).preprocessing["vision"]["faces"] == "auto"
+    with load(ckpt, device="cpu") as scorer:
+        assert scorer.preprocessing.vision.faces == "auto"
+    assert taemi("init", tmp_path / "b.pt", "--encoders", "tiny", "--faces", "yes").returncode == 2

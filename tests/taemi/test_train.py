@@ -12,13 +12,14 @@ from taemi.assemble import assemble
 from taemi.batches import Collate, loader
 from taemi.checkpoint import load_system, save_checkpoint
 from taemi.choice import EncoderChoice
-from taemi.corpus import read_corpus
+from taemi.corpus import ClipRow, read_corpus
 from taemi.exportable import open_source, read_checkpoint
 from taemi.features import FeatureStore
 from taemi.recipe import Recipe
 from taemi.train import _warmup_cosine, predict, train
 from taemi_runtime.errors import CheckpointError, DataError, UsageError
 from taemi_runtime.tokens import Tokenizer
+from tests.runtime.drawn_faces import Face, draw, wall, write_video
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +157,21 @@ def test_broken_checkpoints_are_named_for_what_they_are(demo_checkpoint, tmp_pat
     half.write_bytes(demo_checkpoint.read_bytes()[:100_000])
     with pytest.raises(CheckpointError):
         open_source(half)
+
+
+def test_features_of_face_crops_leave_frames_without_a_face_out(tmp_path):
+    system = assemble("paper", EncoderChoice("tiny"), seed=1, faces="auto")
+    face, empty = draw(wall(), Face(128, 96, 45)), wall()
+    (tmp_path / "raw").mkdir()
+    rows = [
+        ClipRow(name, write_video(tmp_path / "raw" / f"{name}.mp4", pictures), "", (0.0,) * 6)
+        for name, pictures in (("part", [face] * 20 + [empty] * 20), ("none", [empty] * 5))
+    ]
+    store = FeatureStore(tmp_path / "features", system.vision_encoder, system.preprocessing)
+    assert store.extract(rows) == {}
+    assert 15 <= len(store.read("part").vision) <= 25
+    assert store.read("none").vision is None
+    whole = assemble("paper", EncoderChoice("tiny"), seed=1)
+    other = FeatureStore(tmp_path / "features", whole.vision_encoder, whole.preprocessing)
+    with pytest.raises(DataError, match="made with another preprocessing"):
+        other.extract(rows)

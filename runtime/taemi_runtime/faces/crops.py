@@ -1,0 +1,160 @@
+"""From a video's frames to its face crops, in a stream.
+
+Faces are looked for on a fixed grid of presentation time, not once every so many frames and not from
+where the last one was: what is cut out of a frame depends on the frames within two steps of the grid
+around it and on nothing else, so a window of a long video gives the crops that the whole video gives.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from taemi_runtime.faces.boxes import Box, crop_square, mean_box
+from taemi_runtime.faces.finder import FaceDetector, find_faces
+
+# Faces are looked for in the first frame of every step of this grid.
+GRID_S = 0.2
+# How far before a point of the grid a frame may lie and still stand for it: timestamps are rounded.
+_TOLERANCE_S = 0.005
+# Two boxes of neighbouring grid points that share this much, intersection over union, are one face.
+_SAME_FACE = 0.3
+# Weight of a grid point's own box against one of either neighbour's: (1, 2, 1) / 4 damps the jitter of
+# the detector and leaves steady motion as it is.
+_OWN_WEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class FaceCounts:
+    """What looking for faces found in a clip.
+
+    Args:
+        frames: Frames that were looked at.
+        faces: Frames of them that gave a crop; the others are left out.
+        several: Frames of them that stand for a point in time with more than one face.
+    """
+
+    frames: int = 0
+    faces: int = 0
+    several: int = 0
+
+
+@dataclass(frozen=True)
+class _Point:
+    """What was found at a point of the grid."""
+
+    time_s: float
+    box: Box | None
+    faces: int
+
+
+class FaceCropper:
+    """Cuts the largest face out of every frame; frames without one are left out and counted.
+
+    Full-size frames are held for at most two steps of the grid.
+
+    Args:
+        detector: What finds faces.
+    """
+
+    def __init__(self, detector: FaceDetector) -> None:
+        self._detector = detector
+        self._step = -math.inf
+        self._points: list[_Point] = []
+        self._waiting: list[list[tuple[float, npt.NDArray[np.uint8]]]] = []
+        # A point before the oldest one waiting, for its smoothing.
+        self._before: _Point | None = None
+        self._frames = self._faces = self._several = 0
+
+    @property
+    def counts(self) -> FaceCounts:
+        """What was found so far."""
+        return FaceCounts(self._frames, self._faces, self._several)
+
+    def add(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+        """Take a frame.
+
+        Args:
+            time_s: Its presentation time in seconds, not before the last frame's.
+            pixels: [rows, columns, 3], uint8 RGB, upright.
+
+        Returns:
+            The crops that are ready now, of earlier frames, in order: [side, side, 3] uint8 each.
+        """
+        self._frames += 1
+        step = math.floor((time_s + _TOLERANCE_S) / GRID_S)
+        if step > self._step:
+            self._step = step
+            self._look(time_s, pixels)
+        else:
+            self._waiting[-1].append((time_s, pixels))
+        # The box of a frame lies between two points, each of which is smoothed with the point after it.
+        return self._release() if len(self._points) > 2 else []
+
+    def finish(self) -> list[npt.NDArray[np.uint8]]:
+        """Return the crops of the frames that were still waiting; there are none after that."""
+        crops = []
+        if self._waiting and len(self._waiting[-1]) > 1:
+            # The last frame is a point, too, so that the crops before it follow the face to the end.
+            self._look(*self._waiting[-1].pop())
+        while self._points:
+            crops += self._release()
+        return crops
+
+    def _look(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> None:
+        """Look for faces in a frame, which becomes a point and the first of those waiting behind it."""
+        boxes = find_faces(self._detector, pixels)
+        self._points.append(_Point(time_s, boxes[0] if boxes else None, len(boxes)))
+        self._waiting.append([(time_s, pixels)])
+
+    def _release(self) -> list[npt.NDArray[np.uint8]]:
+        """Cut the frames of the oldest step and forget them."""
+        here, *after = self._points
+        start = _smooth(self._before, here, after[0] if after else None)
+        end = _smooth(here, after[0], after[1] if len(after) > 1 else None) if after else None
+        crops = []
+        for time_s, pixels in self._waiting[0]:
+            share = _share(time_s, here.time_s, after[0].time_s) if after else 0.0
+            box = _between(start, end, share) if after else start
+            nearest = after[0] if after and share > 0.5 else here
+            self._several += nearest.faces > 1
+            if box is not None:
+                crops.append(crop_square(pixels, box))
+        self._faces += len(crops)
+        self._before = self._points.pop(0)
+        del self._waiting[0]
+        return crops
+
+
+def _smooth(before: _Point | None, here: _Point, after: _Point | None) -> Box | None:
+    """Return a point's box, averaged with its neighbours' where both show the same face.
+
+    With one neighbour only, the mean would lag behind a face that moves.
+    """
+    if here.box is None or before is None or after is None:
+        return here.box
+    near = after.time_s - before.time_s < 3 * GRID_S
+    if before.box is None or after.box is None or not near:
+        return here.box
+    if not (_is_same(here.box, before.box) and _is_same(here.box, after.box)):
+        return here.box
+    return mean_box([(1.0, before.box), (_OWN_WEIGHT, here.box), (1.0, after.box)])
+
+
+def _share(time_s: float, start_s: float, end_s: float) -> float:
+    """Return where a time lies between two others, in [0, 1]; damaged files repeat times and go back."""
+    return min(max((time_s - start_s) / (end_s - start_s), 0.0), 1.0) if end_s > start_s else 0.0
+
+
+def _between(start: Box | None, end: Box | None, share: float) -> Box | None:
+    """Return the box of a frame that lies ``share`` of the way between two points."""
+    if start is not None and end is not None and _is_same(start, end):
+        return mean_box([(1.0 - share, start), (share, end)])
+    return end if share > 0.5 else start
+
+
+def _is_same(one: Box, other: Box) -> bool:
+    return one.overlap(other) >= _SAME_FACE
