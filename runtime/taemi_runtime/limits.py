@@ -35,7 +35,7 @@ class DecodeLimits:
         max_pixels: Width times height of a frame; the default takes 8K cinema frames (8192 x 4320).
         max_streams: Tracks of a file, subtitles and attached fonts included.
         max_seconds: Length that a file claims or its timestamps reach; a day by default.
-        max_decode_seconds: Wall time that reading the file may take.
+        max_decode_seconds: Wall time that reading the file may take; a tenth of it for any one packet.
 
     Raises:
         UsageError: A limit is not above 0.
@@ -82,8 +82,13 @@ class DecodeLimits:
             LimitExceeded: It is beyond ``max_seconds``.
         """
         if seconds > self.max_seconds:
-            found = f"it claims to last {seconds:,.0f} s, more than the limit of {self.max_seconds:,.0f} s"
+            found = f"it claims to last {seconds:,.0f} s, more than the limit of {self.max_seconds:,.15g} s"
             raise LimitExceeded(found, "max_seconds")
+
+    @property
+    def max_stall_seconds(self) -> float:
+        """How long a reader may look for the next packet, in seconds: long enough for any slow disk."""
+        return self.max_decode_seconds / 10
 
     def deadline(self) -> Deadline:
         """Return the deadline of a file whose reading starts now."""

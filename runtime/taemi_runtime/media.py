@@ -22,8 +22,16 @@ from taemi_runtime.faces.choice import open_detector
 from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.limits import DecodeLimits, LimitExceeded
-from taemi_runtime.opening import has_decoder, open_media, refusal, video_streams
+from taemi_runtime.opening import (
+    has_decoder,
+    is_stalled,
+    open_media,
+    refusal,
+    tell_stall,
+    video_streams,
+)
 from taemi_runtime.preprocessing import Preprocessing
+from taemi_runtime.remarks import tell_damage, tell_what_is_left_out
 from taemi_runtime.sound import AudioTrack
 from taemi_runtime.tracks import Track, VideoTrack
 
@@ -124,7 +132,7 @@ def read_clip(
         raise refusal(path, "; ".join([*reasons, *warnings]))
     if waveform is not None:
         warnings += _silence_bad_samples(waveform)
-    warnings += _tell_what_is_left_out(sound, sight)
+    warnings += tell_what_is_left_out(sound, sight)
     return Clip(
         path=path,
         seconds=seconds if seconds > 0 else max((track.reached_s for track in tracks), default=0.0),
@@ -218,7 +226,8 @@ def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits) 
             packet = next(packets, None)
         except av.error.FFmpegError as error:
             deadline.check()
-            packet, broken = None, error.strerror or str(error)
+            packet = None
+            broken = tell_stall(limits) if is_stalled(error) else error.strerror or str(error)
         except IndexError:
             # PyAV stumbles at the end of a file over tracks that appeared midway, as in damaged mpegts.
             packet = None
@@ -238,39 +247,7 @@ def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits) 
         elif lost_s > _BROKEN_OFF_S:
             warnings.append(f"the file ends after {reached_s:.2f} s{lost}")
         break
-    return warnings + [warning for track in tracks if (warning := _tell_damage(track))]
-
-
-def _tell_damage(track: Track) -> str:
-    """Say what is missing inside a track, and for how long; empty where nothing is."""
-    silence = isinstance(track, AudioTrack)
-    if not track.damaged:
-        # Pictures may well be far apart; where there is no sound there should be samples that say so.
-        if silence and track.gaps_s:
-            return f"the audio track has gaps of {track.gaps_s:.2f} s in all, which count as silence"
-        return ""
-    lost_s = max(track.gaps_s, track.damaged_s)
-    packets = f"{track.damaged} damaged packet{'s' * (track.damaged != 1)} of the {track.name}"
-    were = "were" if track.damaged != 1 else "was"
-    lost = f": about {lost_s:.2f} s of it are lost" if lost_s else ""
-    return f"{packets} {were} skipped or patched{lost}"
-
-
-def _tell_what_is_left_out(sound: AudioTrack | str, sight: VideoTrack | str) -> list[str]:
-    """Say which parts of the clip do not count, and what is no clip at all."""
-    warnings = []
-    if isinstance(sight, VideoTrack) and sight.headless_s:
-        # As where a broadcast is tuned in between two pictures that stand for themselves.
-        warnings.append(
-            f"the first {sight.headless_s:.2f} s of the video track cannot be decoded and are lost"
-        )
-    if isinstance(sound, AudioTrack) and sound.truncated and not sound.begins_too_late:
-        warnings.append(f"the audio goes on after the first {sound.longest_s:g} s; the rest is not used")
-    if isinstance(sight, VideoTrack) and sight.truncated:
-        warnings.append(f"the video goes on after the first {sight.taken} frames; the rest is not used")
-    if isinstance(sight, VideoTrack) and sight.decoded == 1 and not sight.damaged:
-        warnings.append("the video is a single picture")
-    return warnings
+    return warnings + [warning for track in tracks if (warning := tell_damage(track))]
 
 
 def _expected_s(container: InputContainer, by_index: dict[int, Track]) -> float:

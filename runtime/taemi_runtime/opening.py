@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import struct
+import time
 from pathlib import Path
 
 import av
@@ -18,7 +19,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from taemi_runtime.errors import MediaError
-from taemi_runtime.limits import DecodeLimits
+from taemi_runtime.limits import DecodeLimits, LimitExceeded
 
 # Containers of recorded clips, and of single and moving pictures. Everything else that FFmpeg knows stays
 # shut: playlists and scripts, which make it open further files, text that it would draw on a screen, and
@@ -87,7 +88,7 @@ def _open(path: Path, limits: DecodeLimits, *, decoders: bool) -> InputContainer
     }
     if not decoders:
         options["codec_whitelist"] = "none"
-    deadline = limits.deadline()
+    start = time.monotonic()
     try:
         # An absolute path: FFmpeg would take the start of a name such as "data:clip.mp4" for a protocol.
         return av.open(
@@ -96,14 +97,27 @@ def _open(path: Path, limits: DecodeLimits, *, decoders: bool) -> InputContainer
             options={"max_pixels": str(limits.max_pixels)},
             container_options=options,
             metadata_errors="replace",
-            timeout=limits.max_decode_seconds,
+            timeout=limits.max_stall_seconds,
         )
     except av.error.FFmpegError as error:
-        deadline.check()
+        # Cut short, some demuxers call the file damaged.
+        if is_stalled(error) or time.monotonic() - start > limits.max_stall_seconds:
+            raise LimitExceeded(tell_stall(limits), "max_decode_seconds") from error
         if error.errno == errno.ENOMEM:
             # The answer of most demuxers to a refused stream; they ask for little memory otherwise.
             limits.check_streams(limits.max_streams + 1)
         raise refusal(path, _what_opening_found(path, error)) from error
+
+
+def is_stalled(error: av.error.FFmpegError) -> bool:
+    """Return whether FFmpeg gave up because the next packet was too long in coming."""
+    # The last two are what some demuxers make of the first.
+    return isinstance(error, av.error.ExitError | av.error.BlockingIOError | av.error.TimeoutError)
+
+
+def tell_stall(limits: DecodeLimits) -> str:
+    """Return what was found where the next packet was too long in coming."""
+    return f"nothing more was found in it for {limits.max_stall_seconds:g} s"
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
