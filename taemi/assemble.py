@@ -31,7 +31,7 @@ def assemble(
         choice: The encoders.
         seed: Seed of the fusion network's weights and of random or tiny encoders.
         max_fps: Sampling rate of vision features in frames a second; ``None`` is every frame.
-        faces: How frames are cropped, ``none`` or ``auto``; see ``VisionPreprocessing``.
+        faces: How frames are cropped, as in ``VisionPreprocessing.faces``.
         tiny_folder: Where tiny encoders are written; a temporary folder when ``None``.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from taemi.corpus import ClipRow
 from taemi.features import ClipFeatures, FeatureStore
+from taemi.recipe import MODALITIES
 from taemi.system import Batch
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.tokens import Tokenizer
@@ -42,18 +44,27 @@ class Collate:
         preprocessing: Windows and lengths.
         vision_dim: Width of a vision frame.
         pad_to_max: Whether waveforms are padded to the full window.
+        modalities: What is used; the others count as missing in every clip.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, preprocessing: Preprocessing, vision_dim: int, *, pad_to_max: bool
+        self,
+        tokenizer: Tokenizer,
+        preprocessing: Preprocessing,
+        vision_dim: int,
+        *,
+        pad_to_max: bool,
+        modalities: Sequence[str] = MODALITIES,
     ) -> None:
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
         self.vision_dim = vision_dim
         self.pad_to_max = pad_to_max or preprocessing.audio.padded_samples is not None
+        self.modalities = tuple(modalities)
 
     def __call__(self, clips: Sequence[tuple[ClipRow, ClipFeatures]]) -> Batch:
         """Make one batch; a missing modality is zeros of length 1 with ``present`` false."""
+        clips = [self._keep_used(row, features) for row, features in clips]
         waveform, samples = self._waveforms([features for _, features in clips])
         vision, vision_mask = self._vision([features for _, features in clips])
         tokens = self.tokenizer.encode([row.transcript for row, _ in clips])
@@ -70,6 +81,15 @@ class Collate:
             attention_mask=torch.from_numpy(tokens["attention_mask"]),
             present=torch.tensor(present),
             labels=torch.tensor([row.labels for row, _ in clips], dtype=torch.float32),
+        )
+
+    def _keep_used(self, row: ClipRow, features: ClipFeatures) -> tuple[ClipRow, ClipFeatures]:
+        return (
+            row if "text" in self.modalities else replace(row, transcript=""),
+            ClipFeatures(
+                features.waveform if "audio" in self.modalities else None,
+                features.vision if "vision" in self.modalities else None,
+            ),
         )
 
     def _waveforms(self, clips: Sequence[ClipFeatures]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,9 +11,10 @@ import typer
 from taemi.choice import EncoderChoice
 from taemi.config import variant as named_variant
 from taemi.corpus import read_corpus
-from taemi.recipe import Recipe
+from taemi.recipe import MODALITIES, Recipe
 from taemi_runtime.console import Step, progress, run_app, say
 from taemi_runtime.errors import CheckpointError, MissingExtraError
+from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
     from taemi.train import EpochReport
@@ -28,13 +28,6 @@ app = typer.Typer(
 )
 
 
-class FaceMode(StrEnum):
-    """How training features are cropped; the names that ``VisionPreprocessing.faces`` has for it."""
-
-    AUTO = "auto"
-    NONE = "none"
-
-
 Preset = Annotated[str, typer.Option(help="paper, released, or a row of the ablation tables")]
 Encoders = Annotated[str, typer.Option(help="paper: the published ones; tiny: small seeded ones")]
 AudioId = Annotated[str | None, typer.Option(help="hub id or folder of another audio encoder")]
@@ -46,7 +39,12 @@ MaxFps = Annotated[
     float | None, typer.Option(help="frames a second for vision features; default: every frame")
 ]
 Faces = Annotated[
-    FaceMode, typer.Option(help="auto: cut out each frame's largest face; none: whole frames or ready crops")
+    str,
+    typer.Option(
+        metavar="auto|none|FILE",
+        help="auto: cut out each frame's largest face; FILE: with this YuNet model; none: whole frames or "
+        "ready crops",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
@@ -79,7 +77,7 @@ def init(
     ] = False,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
-    faces: Faces = FaceMode.NONE,
+    faces: Faces = "none",
     seed: Seed = 3407,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
     quiet: Quiet = False,
@@ -98,7 +96,7 @@ def init(
     from taemi.checkpoint import Progress, save_checkpoint
 
     step = Step("init")
-    system = assemble(preset, choice, seed=seed, max_fps=max_fps, faces=faces.value)
+    system = assemble(preset, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces))
     for note in encoder_notes(system):
         say(f"note: {note}", quiet=quiet)
     save_checkpoint(ckpt, system, Progress(trained=False))
@@ -143,7 +141,7 @@ def train(
     vision_encoder: VisionId = None,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
-    faces: Faces = FaceMode.NONE,
+    faces: Faces = "none",
     epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
     patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
     batch_size: Annotated[int, typer.Option(help="clips a step")] = 32,
@@ -154,6 +152,9 @@ def train(
     freeze: Annotated[
         list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")
     ] = None,
+    modalities: Annotated[
+        str, typer.Option(help="what the model sees, e.g. text or audio,text; the others count as missing")
+    ] = ",".join(MODALITIES),
     pad: Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")] = "max",
     seed: Seed = 3407,
     device: Annotated[str, typer.Option(help="cpu or cuda[:N]")] = "cpu",
@@ -171,6 +172,7 @@ def train(
         warmup_epochs=warmup_epochs,
         clip_value=clip_value,
         freeze=tuple(freeze or ()),
+        modalities=tuple(name.strip() for name in modalities.split(",") if name.strip()),
         pad=pad,
         seed=seed,
     )
@@ -186,7 +188,7 @@ def train(
 
     step = Step("train")
     system = assemble(
-        variant, choice, seed=seed, max_fps=max_fps, faces=faces.value, tiny_folder=out / "encoders"
+        variant, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces), tiny_folder=out / "encoders"
     )
     for note in encoder_notes(system):
         say(f"note: {note}", quiet=quiet)
@@ -200,6 +202,7 @@ def train(
             warn=lambda message: say(f"warning: {message}"),
             tick=tick,
             device=device,
+            faces=faces,
         )
     say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
     say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)
@@ -212,6 +215,13 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, valid or test")] = "valid",
     csv: Annotated[Path | None, typer.Option(help="write a challenge submission there")] = None,
     json: Annotated[Path | None, typer.Option(help="write the figures there")] = None,
+    faces: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|none|FILE",
+            help="cut out the largest face: OpenCV's cascade, no, or a YuNet model; default: as trained",
+        ),
+    ] = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -223,7 +233,7 @@ def evaluate(
     step = Step(f"evaluate {split}")
     with progress(quiet=quiet) as tick:
         evaluation = evaluate_split(
-            model, corpus, split, tick=tick, warn=lambda text: say(f"warning: {text}")
+            model, corpus, split, faces=faces, tick=tick, warn=lambda text: say(f"warning: {text}")
         )
     print(format_table(evaluation))
     if csv is not None:

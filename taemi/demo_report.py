@@ -66,6 +66,7 @@ def write_report(path: Path, log: DemoLog) -> None:
         _table(("step", "seconds", "result"), [(step, f"{s:.1f}", result) for step, s, result in log.rows]),
         *_training(log),
         *_evaluation(log),
+        *_unseen(log),
         *_clip(log),
         *_timings(log),
         "</body></html>\n",
@@ -101,6 +102,20 @@ def _evaluation(log: DemoLog) -> list[str]:
         f"<h2>Pearson's rho on {len(log.evaluation.names)} held-out synthetic clips</h2>",
         _table(("modalities used", "clips with all", "mean", *EMOTIONS), rows),
         "<p>The other modalities are switched off; the model's learned tokens stand in for them.</p>",
+    ]
+
+
+def _unseen(log: DemoLog) -> list[str]:
+    if not log.unseen:
+        return []
+    rows = []
+    for sentence, emotion, scores in log.unseen:
+        cells = [_shaded(score, bold=score == max(scores)) for score in scores]
+        rows.append((sentence, emotion, *cells))
+    return [
+        "<h2>Sentences that no clip has, scored by their words alone</h2>",
+        _table(("sentence", "meant as", *EMOTIONS), rows),
+        "<p>The highest score of each sentence is bold.</p>",
     ]
 
 
@@ -157,12 +172,11 @@ def _timings(log: DemoLog) -> list[str]:
     ]
 
 
-def _shaded(value: float) -> _Html:
+def _shaded(value: float, *, bold: bool = False) -> _Html:
     """A number on a background as deep as it is large: blue above zero, orange below."""
     colour = "0, 114, 178" if value >= 0 else "213, 94, 0"
-    return _Html(
-        f"<td class='n' style='background: rgba({colour}, {min(abs(value), 1) * 0.55:.2f})'>{value:.3f}</td>"
-    )
+    shade = f"background: rgba({colour}, {min(abs(value), 1) * 0.55:.2f})"
+    return _Html(f"<td class='n' style='{shade}{'; font-weight: 700' if bold else ''}'>{value:.3f}</td>")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

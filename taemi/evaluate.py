@@ -47,6 +47,7 @@ class Evaluation:
         rho: For each condition (named like ``audio+text``) the correlation of each output.
         clips: For each condition how many clips had all of its modalities.
         failures: The reason for each clip that could not be read, by name.
+        faces: How frames were cropped, as in ``VisionPreprocessing.faces``.
     """
 
     split: str
@@ -57,6 +58,7 @@ class Evaluation:
     rho: dict[str, tuple[float, ...]]
     clips: dict[str, int]
     failures: dict[str, str]
+    faces: str = "none"
 
     @property
     def mean_rho(self) -> float:
@@ -69,6 +71,7 @@ def evaluate_split(
     corpus: Corpus,
     split: str,
     *,
+    faces: str | None = None,
     tick: Callable[[str, int, int], None] | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -81,10 +84,14 @@ def evaluate_split(
         model: A checkpoint or a bundle.
         corpus: The corpus.
         split: One of its splits.
+        faces: How frames are cropped: ``none``, ``auto``, or the path of a YuNet file; as trained when
+            ``None``.
         tick: Called with (step, done, total) after each clip.
-        warn: Called with a sentence for each clip that cannot be read.
+        warn: Called with a sentence for each clip that cannot be read, and where frames are cropped in
+            another way than in training.
 
     Raises:
+        BundleError: The model was trained with a face detector from a file, and none is given.
         DataError: The split is missing, or none of its clips can be read.
     """
     rows = corpus.split(split)
@@ -93,7 +100,9 @@ def evaluate_split(
     present: list[npt.NDArray[np.bool_]] = []
     failures: dict[str, str] = {}
     with open_model(model) as loaded:
-        scorer = ClipScorer(loaded)
+        scorer = ClipScorer(loaded, faces=faces)
+        if scorer.faces_differ and warn is not None:
+            warn(scorer.faces_differ)
         for done, row in enumerate(rows, 1):
             try:
                 features = scorer.features(row.media, row.transcript)
@@ -109,6 +118,7 @@ def evaluate_split(
             if tick is not None:
                 tick(f"evaluate {split}", done, len(rows))
         trained = loaded.manifest.trained
+        used = scorer.preprocessing.vision.faces
     if not kept:
         name, reason = next(iter(failures.items()), ("", "the split file has no rows"))
         raise DataError(f"no clip of the {split} split can be used", f"{name} {reason}".strip())
@@ -127,6 +137,7 @@ def evaluate_split(
         },
         clips={condition_name(flags): int(has_all[:, np.array(flags)].all(1).sum()) for flags in CONDITIONS},
         failures=failures,
+        faces=used,
     )
 
 
@@ -169,6 +180,7 @@ def write_figures(path: Path, evaluation: Evaluation) -> None:
         "mean_rho": evaluation.mean_rho,
         "rho": {name: dict(zip(EMOTIONS, rho, strict=True)) for name, rho in evaluation.rho.items()},
         "clips_with_all": evaluation.clips,
+        "faces": evaluation.faces,
         "failures": evaluation.failures,
     }
     write_text(path, json.dumps(figures, indent=2) + "\n")

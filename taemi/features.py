@@ -54,10 +54,14 @@ class FeatureStore:
         folder: Where it is; created by the first extraction.
         encoder: The vision encoder.
         preprocessing: What turns a clip into the encoder's input.
+        faces: The YuNet file that ``preprocessing`` names by its digest; ``None`` where it names none.
     """
 
-    def __init__(self, folder: Path, encoder: VisionEncoder, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, folder: Path, encoder: VisionEncoder, preprocessing: Preprocessing, faces: str | None = None
+    ) -> None:
         self.folder = folder
+        self._faces = faces
         self.encoder = encoder
         self.preprocessing = preprocessing
         self._detector: FaceDetector | None = None
@@ -76,10 +80,11 @@ class FeatureStore:
 
         Raises:
             DataError: The store was made with another encoder or other preprocessing.
+            BundleError: ``preprocessing`` names a detector's file, and none is given.
             MissingExtraError: Faces are to be cut out and OpenCV is missing.
         """
         self._open_index()
-        self._detector = open_detector(self.preprocessing.vision.faces)
+        self._detector = open_detector(self.preprocessing.vision.faces, self._faces)
         rows = list(rows)
         failures: dict[str, str] = {}
         for done, row in enumerate(rows, 1):

@@ -8,6 +8,7 @@ from taemi_runtime.errors import UsageError
 
 # The encoders that can be kept as they are; vision always is.
 TRAINABLE: tuple[str, str] = ("audio", "text")
+MODALITIES: tuple[str, str, str] = ("audio", "vision", "text")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Recipe:
         warmup_epochs: Epochs of linear warm-up before the cosine, 1 in the paper.
         clip_value: Gradients are clipped to this absolute value, 100 in the authors' settings.
         freeze: Encoders whose weights stay as they are.
+        modalities: What the model sees. The others count as missing in every clip, in training and in
+            validation, and their encoders stay as they are.
         pad: Length of waveforms: ``max`` pads to the full window, as published; ``longest`` to the
             longest clip of the batch, which gives the same numbers when the encoder is masked, sooner.
         seed: Seed of weights, order and dropout, 3407 in the authors' settings.
@@ -36,6 +39,7 @@ class Recipe:
     warmup_epochs: float = 1.0
     clip_value: float = 100.0
     freeze: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = MODALITIES
     pad: str = "max"
     seed: int = 3407
 
@@ -52,5 +56,9 @@ class Recipe:
             raise UsageError(
                 asked, f"cannot freeze {sorted(unknown)}", f"Choose from: {', '.join(TRAINABLE)}"
             )
+        unknown = set(self.modalities) - set(MODALITIES)
+        if unknown or not self.modalities:
+            found = f"there is no modality {sorted(unknown)[0]!r}" if unknown else "it is to see no modality"
+            raise UsageError(asked, found, f"Choose from: {', '.join(MODALITIES)}")
         if self.pad not in ("max", "longest"):
             raise UsageError(asked, f"pad is {self.pad!r}", "Choose --pad max or --pad longest")

@@ -135,7 +135,7 @@ def preprocessing_for(
         vision_encoder: Gives the frame size.
         config: Gives the longest sequences.
         max_fps: Sampling rate of the vision features in frames a second; ``None`` is every frame.
-        faces: How frames are cropped, ``none`` or ``auto``; see ``VisionPreprocessing``.
+        faces: How frames are cropped, as in ``VisionPreprocessing.faces``.
         pad_id: The tokenizer's padding token.
     """
     audio = AudioPreprocessing(

@@ -24,7 +24,7 @@ from taemi.checkpoint import Progress, save_checkpoint
 from taemi.corpus import ClipRow, Corpus
 from taemi.features import FeatureStore
 from taemi.metrics import pearson
-from taemi.recipe import Recipe
+from taemi.recipe import TRAINABLE, Recipe
 from taemi.system import Batch, TaemiSystem
 from taemi_runtime.atomic import write_text
 from taemi_runtime.errors import DataError
@@ -73,6 +73,7 @@ def train(
     warn: Callable[[str], None] | None = None,
     tick: Tick | None = None,
     device: str = "cpu",
+    faces: str | None = None,
 ) -> Progress:
     """Train a system and write ``best.pt``, ``last.pt`` and ``history.json`` (a report for each epoch).
 
@@ -85,6 +86,7 @@ def train(
         warn: Called with a sentence for each clip that is left out because it cannot be read.
         tick: Called with (step name, done, total) within long steps.
         device: Where to train, ``cpu`` or ``cuda[:N]``.
+        faces: The YuNet file that the system's preprocessing names by its digest, where it names one.
 
     Returns:
         The progress record of the best epoch.
@@ -94,7 +96,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     # The vision encoder stays on the CPU: its features are extracted once, before training.
-    store = FeatureStore(out / "features", system.vision_encoder, system.preprocessing)
+    store = FeatureStore(out / "features", system.vision_encoder, system.preprocessing, faces)
     train_rows = _extract(store, corpus, "train", tick, warn)
     valid_rows = _extract(store, corpus, "valid", tick, warn)
     _freeze(system, recipe)
@@ -105,6 +107,7 @@ def train(
         system.preprocessing,
         system.config.vision_dim,
         pad_to_max=recipe.pad == "max",
+        modalities=recipe.modalities,
     )
     weights = [weight for weight in system.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -173,7 +176,7 @@ def _run_epoch(
     steps: int,
 ) -> float:
     system.train()
-    for name in recipe.freeze:
+    for name in _frozen(recipe):
         getattr(system, f"{name}_encoder").eval()
     total, clips = 0.0, 0
     for step, item in enumerate(batches, 1):
@@ -205,8 +208,13 @@ def _warmup_cosine(recipe: Recipe, steps: int) -> Callable[[int], float]:
 
 
 def _freeze(system: TaemiSystem, recipe: Recipe) -> None:
-    for name in recipe.freeze:
+    for name in _frozen(recipe):
         getattr(system, f"{name}_encoder").requires_grad_(False)
+
+
+def _frozen(recipe: Recipe) -> set[str]:
+    # Weight decay alone would wear down an encoder that is never heard.
+    return set(recipe.freeze) | (set(TRAINABLE) - set(recipe.modalities))
 
 
 def _extract(

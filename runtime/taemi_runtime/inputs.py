@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # What a folder is searched for. A file that is named itself is tried whatever its suffix.
-MEDIA_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv"}
-    | {".3gp", ".3g2", ".ogv", ".wmv", ".gif", ".mka", ".wav", ".mp3", ".m4a", ".aac", ".flac", ".ogg"}
-    | {".opus", ".wma", ".aif", ".aiff"}
-)
+_VIDEO = ".mp4 .m4v .mov .qt .mkv .webm .avi .mpg .mpeg .vob .ts .mts .m2ts .flv .f4v .3gp .3g2 .ogv"
+_MORE_VIDEO = ".wmv .asf .rm .rmvb .mxf .dv .nut .ivf"
+_SOUND = ".wav .w64 .mp3 .m4a .m4b .mka .aac .ac3 .eac3 .amr .flac .ogg .oga .opus .wma .aif .aiff .au .caf"
+_PICTURES = ".gif .apng .png .jpg .jpeg .webp .bmp .tif .tiff"
+MEDIA_SUFFIXES = frozenset(" ".join((_VIDEO, _MORE_VIDEO, _SOUND, _PICTURES)).split())
 
 _OUTWARD_LINK = "it is a link that leads out of the folder. Give its own path to have it read"
 

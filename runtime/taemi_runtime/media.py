@@ -27,6 +27,7 @@ from taemi_runtime.opening import (
     is_stalled,
     open_media,
     refusal,
+    riff_share,
     tell_stall,
     video_streams,
 )
@@ -116,7 +117,7 @@ def read_clip(
             if vision:
                 sight = _video_track(container, preprocessing, detector, limits)
             tracks: list[Track] = [track for track in (sound, sight) if isinstance(track, Track)]
-            warnings = _read(container, tracks, limits)
+            warnings = _read(container, tracks, limits, riff_share(path))
             seconds = (container.duration or 0) / av.time_base
     except LimitExceeded as exceeded:
         raise refusal(path, exceeded.found, exceeded.fix) from exceeded
@@ -207,8 +208,14 @@ def _video_track(
     return VideoTrack(stream, preprocessing.vision, _start_s(container), detector, limits)
 
 
-def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits) -> list[str]:
+def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits, share: float) -> list[str]:
     """Feed the tracks until all are full or the file ends, and say what was wrong with it.
+
+    Args:
+        container: The open file.
+        tracks: What is read of it.
+        limits: How long reading may take and the file may be.
+        share: How much of the file is there, in (0, 1], as far as its header says.
 
     Raises:
         LimitExceeded: It takes too long, or the file holds more than its header claimed.
@@ -239,27 +246,40 @@ def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits) 
         for track in tracks:
             track.take(None)
         reached_s = max(track.reached_s for track in tracks)
-        expected_s = _expected_s(container, by_index)
+        lengths_s = _lengths_s(container, by_index)
+        expected_s = max(_expected_s(container, by_index, lengths_s), reached_s / share)
         lost_s = expected_s - reached_s
         lost = f": {lost_s:.2f} s of {expected_s:.2f} s are lost" if lost_s > 0 else ""
         if broken:
             warnings.append(f"the file breaks off after {reached_s:.2f} s ({broken}){lost}")
         elif lost_s > _BROKEN_OFF_S:
             warnings.append(f"the file ends after {reached_s:.2f} s{lost}")
+        else:
+            warnings += [
+                f"the {track.name} ends after {track.reached_s:.2f} s: "
+                f"{length_s - track.reached_s:.2f} s of {length_s:.2f} s are lost"
+                for index, length_s in lengths_s.items()
+                if not (track := by_index[index]).truncated and length_s - track.reached_s > _BROKEN_OFF_S
+            ]
         break
     return warnings + [warning for track in tracks if (warning := tell_damage(track))]
 
 
-def _expected_s(container: InputContainer, by_index: dict[int, Track]) -> float:
-    """Return how far the tracks that are read should reach, in seconds; 0 where the file does not say."""
-    lengths = [
-        float(stream.duration * stream.time_base)
-        for stream in (container.streams[index] for index in by_index)
+def _lengths_s(container: InputContainer, by_index: dict[int, Track]) -> dict[int, float]:
+    """Return the lengths in seconds of the tracks that are read, by index, where the file says them."""
+    streams = (container.streams[index] for index in by_index)
+    return {
+        stream.index: float(stream.duration * stream.time_base)
+        for stream in streams
         if stream.duration and stream.time_base
-    ]
-    if not lengths and len(by_index) == len(container.streams):
+    }
+
+
+def _expected_s(container: InputContainer, by_index: dict[int, Track], lengths_s: dict[int, float]) -> float:
+    """Return how far the tracks that are read should reach, in seconds; 0 where the file does not say."""
+    if not lengths_s and len(by_index) == len(container.streams):
         return (container.duration or 0) / av.time_base
-    return max(lengths, default=0.0)
+    return max(lengths_s.values(), default=0.0)
 
 
 def _why(track: Track | str) -> str:

@@ -26,8 +26,13 @@ from taemi_runtime.limits import DecodeLimits, LimitExceeded
 # picture sequences, whose names it counts through.
 _CONTAINERS = (
     "aac,ac3,aiff,amr,asf,au,avi,caf,dv,eac3,flac,flv,ivf,matroska,mov,mp3,mpeg,mpegts,mxf,nut,ogg,rm,w64,wav"
-    ",gif,apng,bmp_pipe,jpeg_pipe,png_pipe,webp_pipe"
+    ",gif,apng,bmp_pipe,jpeg_pipe,png_pipe,tiff_pipe,webp_pipe"
 )
+# Photographs are told by their first bytes: by its name FFmpeg takes one for the first picture of a sequence,
+# whose other files it would look for.
+_PHOTOGRAPHS = {b"\xff\xd8\xff": "jpeg_pipe", b"II*\0": "tiff_pipe", b"MM\0*": "tiff_pipe"}
+# From here on a RIFF chunk's length is what programs write that do not know it yet.
+_UNKNOWN_LENGTH = 0x7FF0_0000
 # So many boxes of an mp4 are looked through for its movie header, which stands before or after the media.
 _MOST_BOXES = 10_000
 _FIX = "Give a video or audio file, such as mp4, mkv, webm, mov, wav or mp3"
@@ -94,6 +99,7 @@ def _open(path: Path, limits: DecodeLimits, *, decoders: bool) -> InputContainer
         return av.open(
             str(path.absolute()),
             "r",
+            format=_photograph(path),
             options={"max_pixels": str(limits.max_pixels)},
             container_options=options,
             metadata_errors="replace",
@@ -107,6 +113,26 @@ def _open(path: Path, limits: DecodeLimits, *, decoders: bool) -> InputContainer
             # The answer of most demuxers to a refused stream; they ask for little memory otherwise.
             limits.check_streams(limits.max_streams + 1)
         raise refusal(path, _what_opening_found(path, error)) from error
+
+
+def _photograph(path: Path) -> str | None:
+    """Return the name of FFmpeg's reader of such photographs; ``None`` for other files."""
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    return next((name for magic, name in _PHOTOGRAPHS.items() if head.startswith(magic)), None)
+
+
+def riff_share(path: Path) -> float:
+    """Return how much of a RIFF file (wav, avi) is there of what its header says, in (0, 1]; 1 for others.
+
+    FFmpeg shortens such a file's length to what is there and does not say so.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] not in (b"WAVE", b"AVI "):
+        return 1.0
+    claimed = 8 + int.from_bytes(head[4:8], "little")
+    return min(1.0, path.stat().st_size / claimed) if 8 < claimed < _UNKNOWN_LENGTH else 1.0
 
 
 def is_stalled(error: av.error.FFmpegError) -> bool:

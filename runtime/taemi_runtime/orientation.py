@@ -10,13 +10,26 @@ from av.video.frame import VideoFrame
 
 
 def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
-    """Return the upper left 2 x 2 part (a, b, c, d) of a frame's display matrix, when it has one."""
-    items: Any = frame.side_data
+    """Return the upper left 2 x 2 part (a, b, c, d) of a frame's display matrix, when it has one.
+
+    Beside data of a kind that PyAV does not know, as photographs with EXIF have it, only the matrix's angle
+    can be had: a picture that is to be mirrored, too, then is upright and stays mirrored.
+    """
+    try:
+        items: Any = frame.side_data
+    except ValueError:
+        return _quarter_turn(frame.rotation)
     for item in items:
         if item.type.name == "DISPLAYMATRIX":
             a, b, _, c, d = np.frombuffer(bytes(item), dtype=np.int32)[:5].tolist()
             return a, b, c, d
     return None
+
+
+def _quarter_turn(angle_deg: int) -> tuple[int, int, int, int]:
+    """Return the matrix of a turn to the left, which is how FFmpeg counts; the nearest quarter."""
+    cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[round(angle_deg / 90) % 4]
+    return cosine, -sine, sine, cosine
 
 
 def orient(pixels: npt.NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> npt.NDArray[np.uint8]:

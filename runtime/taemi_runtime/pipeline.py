@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -15,48 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.asr.listener import Listener
-from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing, text_input
-from taemi_runtime.engine import Engine
-from taemi_runtime.errors import EngineError, UsageError
+from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
+from taemi_runtime.encoding import ClipEncoder, ClipFeatures, is_said
+from taemi_runtime.errors import EngineError
 from taemi_runtime.faces.choice import describe_difference, open_detector
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import LoadedModel
-from taemi_runtime.media import Clip, read_clip
+from taemi_runtime.many import score_many
+from taemi_runtime.media import read_clip
 from taemi_runtime.preprocessing import FACES_NONE
-from taemi_runtime.results import AudioUse, ClipFailure, ClipResult, TextUse, Timings, VisionUse
-from taemi_runtime.spec import Array, InputSpec
-from taemi_runtime.tokens import Tokenizer
-from taemi_runtime.transcripts import Transcript, transcript_reader
-from taemi_runtime.waveform import prepare_waveform
+from taemi_runtime.remarks import tell_nothing, tell_several
+from taemi_runtime.results import ClipFailure, ClipResult, Timings
+from taemi_runtime.spec import Array
+from taemi_runtime.transcripts import Transcript
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
-
-# Frames a call of the vision encoder: its activations, unlike its results, grow with the frames of a
-# call, and a clip has up to 400 of them.
-_FRAMES_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class ClipFeatures:
-    """A clip, encoded.
-
-    Args:
-        clip: What was decoded.
-        inputs: The fusion graph's inputs by name, a batch of one.
-        audio: What was used of the audio track.
-        vision: What was used of the video track.
-        text: What was used of the transcript.
-        spent_ms: Milliseconds by stage.
-        warnings: What is worth knowing about the transcript.
-    """
-
-    clip: Clip
-    inputs: dict[str, Array]
-    audio: AudioUse
-    vision: VisionUse
-    text: TextUse
-    spent_ms: dict[str, float]
-    warnings: tuple[str, ...] = ()
 
 
 class ClipScorer:
@@ -102,11 +75,9 @@ class ClipScorer:
         self.preprocessing = replace(
             self.preprocessing, vision=replace(self.preprocessing.vision, faces=used)
         )
-        fusion = model.manifest.graphs[FUSION]
-        self._inputs = {item.name: item for item in fusion.inputs}
-        self._text_name = text_input(fusion, model.path)
-        self._tokenizer: Tokenizer | None = None
-        self.labels = next(item.labels for item in fusion.outputs if item.name == SCORES)
+        self._encoder = ClipEncoder(model, self.preprocessing)
+        outputs = model.manifest.graphs[FUSION].outputs
+        self.labels = next(item.labels for item in outputs if item.name == SCORES)
 
     @property
     def untrained(self) -> bool:
@@ -125,7 +96,7 @@ class ClipScorer:
         for graph in (FUSION, "audio", "vision"):
             self.model.engine(graph)
         if text:
-            self._text_parts()
+            self._encoder.text_parts()
 
     def predict(self, path: str | PathLike[str], transcript: str | Transcript | None = None) -> ClipResult:
         """Score one clip.
@@ -165,25 +136,7 @@ class ClipScorer:
             UsageError: ``paths`` is one path, or the folder of transcripts does not exist.
             TaemiError: The engines, or the recogniser that was asked for, cannot be opened.
         """
-        if isinstance(paths, str | PathLike):
-            raise UsageError(
-                f"cannot score {str(paths)!r} as many clips", "it is one path", "Give a list, or use predict"
-            )
-        read = transcript_reader(transcripts)
-        self.prepare(text=False)
-        if self.listener.is_explicit:
-            self.listener.prepare()
-        return self._outcomes(paths, read)
-
-    def _outcomes(
-        self, paths: Iterable[str | PathLike[str]], read: Callable[[Path], Transcript]
-    ) -> Iterator[ClipResult | ClipFailure]:
-        for path in paths:
-            try:
-                outcome: ClipResult | ClipFailure = self.score(path, read(Path(path)))
-            except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
-                outcome = ClipFailure.from_error(str(path), error)
-            yield outcome
+        return score_many(self, paths, transcripts)
 
     def score(
         self,
@@ -207,7 +160,7 @@ class ClipScorer:
         """
         said = Transcript.given(transcript, transcript_source)
         # Loading is no part of the timings; where a recogniser may find words, the text encoder is needed.
-        self.prepare(text=_is_said(said.text) or (said.text is None and self.listener.prepare()))
+        self.prepare(text=is_said(said.text) or (said.text is None and self.listener.prepare()))
         start = time.perf_counter()
         features = self.features(path, said)
         with _timed(features.spent_ms, "fusion"):
@@ -228,9 +181,9 @@ class ClipScorer:
             untrained=self.untrained,
             warnings=(
                 features.clip.warnings
-                + _tell_several(features.clip)
+                + tell_several(features.clip.faces)
                 + features.warnings
-                + _tell_nothing(features)
+                + tell_nothing(features.audio.present, features.vision.present, features.text.present)
             ),
         )
 
@@ -246,16 +199,16 @@ class ClipScorer:
             clip = read_clip(Path(path), self.preprocessing, detector=self._detector, limits=self.limits)
         feeds: dict[str, Array] = {}
         with _timed(spent_ms, "audio"):
-            audio = self._encode_audio(clip, feeds)
+            audio = self._encoder.audio(clip, feeds)
         with _timed(spent_ms, "vision"):
-            vision = self._encode_vision(clip, feeds)
+            vision = self._encoder.vision(clip, feeds)
         said = Transcript.given(transcript, transcript_source)
         if said.text is None:
             with _timed(spent_ms, "asr"):
                 said = self.listener.hear(Path(path), self.preprocessing.text.speech, self.limits)
         with _timed(spent_ms, "text"):
-            text = self._encode_text(said, feeds)
-            cut = self._cut_text(text)
+            text = self._encoder.text(said, feeds)
+            cut = self._encoder.tell_cut(text)
         flags = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
         feeds[PRESENT] = flags
         return ClipFeatures(clip, feeds, audio, vision, text, spent_ms, said.warnings + cut)
@@ -289,100 +242,6 @@ class ClipScorer:
             )
         return scores
 
-    def _encode_audio(self, clip: Clip, feeds: dict[str, Array]) -> AudioUse:
-        if clip.waveform is None or not clip.waveform.size:
-            self._feed_sequence("audio", "audio_mask", None, None, feeds)
-            return AudioUse(False, why=clip.audio_why or "the audio track is empty")
-        prepared = prepare_waveform(clip.waveform, self.preprocessing.audio)
-        engine = self.model.engine("audio")
-        features = engine.run(prepared)[engine.spec.outputs[0].name]
-        mask = prepared["frame_mask"]
-        self._feed_sequence("audio", "audio_mask", features, mask, feeds)
-        return AudioUse(True, int(np.count_nonzero(mask)), clip.audio_seconds, clip.audio_truncated)
-
-    def _encode_vision(self, clip: Clip, feeds: dict[str, Array]) -> VisionUse:
-        faces = clip.faces
-        if clip.frames is None or not len(clip.frames):
-            self._feed_sequence("vision", "vision_mask", None, None, feeds)
-            return VisionUse(
-                False,
-                faces=faces.faces if faces is not None else None,
-                left_out=faces.frames - faces.faces if faces is not None else None,
-                truncated=clip.vision_truncated,
-                why=clip.vision_why or "the video track is empty",
-            )
-        engine = self.model.engine("vision")
-        name = engine.spec.outputs[0].name
-        parts = [
-            engine.run({"pixels": clip.frames[start : start + _FRAMES_AT_ONCE]})[name]
-            for start in range(0, len(clip.frames), _FRAMES_AT_ONCE)
-        ]
-        features = np.concatenate(parts)[None]
-        mask = np.ones(features.shape[:2], dtype=bool)
-        self._feed_sequence("vision", "vision_mask", features, mask, feeds)
-        return VisionUse(
-            True,
-            frames=len(clip.frames),
-            faces=faces.faces if faces is not None else None,
-            left_out=faces.frames - faces.faces if faces is not None else None,
-            seconds_used=clip.vision_seconds,
-            truncated=clip.vision_truncated,
-        )
-
-    def _encode_text(self, said: Transcript, feeds: dict[str, Array]) -> TextUse:
-        name = self._text_name
-        if said.text is None or not _is_said(said.text):
-            if name == "text":
-                feeds[name] = np.zeros((1, _width(self._inputs[name])), np.float32)
-            else:
-                self._feed_sequence(name, "text_mask", None, None, feeds)
-            return TextUse(False, source=said.source, why=said.why or "the transcript is empty")
-        tokenizer, engine = self._text_parts()
-        ids = tokenizer.encode([said.text])
-        found = engine.run(ids)
-        mask = ids["attention_mask"].astype(bool)
-        if name == "text":
-            feeds[name] = found[name]
-        else:
-            self._feed_sequence(name, "text_mask", found[name], mask, feeds)
-        return TextUse(True, int(np.count_nonzero(mask)), said.text, said.source)
-
-    def _feed_sequence(
-        self, name: str, mask_name: str, features: Array | None, mask: Array | None, feeds: dict[str, Array]
-    ) -> None:
-        """Add a sequence and its mask, padded where the graph has a fixed length.
-
-        Args:
-            name: The fusion graph's input, [1, length, width].
-            mask_name: Its mask, [1, length].
-            features: [1, frames, width] float32; ``None`` is a missing modality: one frame of zeros.
-            mask: [1, frames] bool.
-            feeds: Where both go.
-        """
-        axis = self._inputs[name].shape[1]
-        if features is None or mask is None:
-            features = np.zeros((1, 1, _width(self._inputs[name])), np.float32)
-            mask = np.ones((1, 1), dtype=bool)
-        short = axis - features.shape[1] if isinstance(axis, int) else 0
-        if short > 0:
-            features = np.pad(features, ((0, 0), (0, short), (0, 0)))
-            mask = np.pad(mask, ((0, 0), (0, short)))
-        feeds[name], feeds[mask_name] = features, mask
-
-    def _cut_text(self, text: TextUse) -> tuple[str, ...]:
-        longest = self.preprocessing.text.max_tokens
-        if text.tokens < longest:
-            return ()
-        cut = self._text_parts()[0].cut(text.transcript)
-        warning = f"of the transcript's tokens the first {longest} are used, {cut} are left out"
-        return (warning,) if cut else ()
-
-    def _text_parts(self) -> tuple[Tokenizer, Engine]:
-        if self._tokenizer is None:
-            text = self.preprocessing.text
-            self._tokenizer = Tokenizer.from_bytes(self.model.asset(text.tokenizer), text)
-        return self._tokenizer, self.model.engine("text")
-
     def close(self) -> None:
         """Close the model; closing twice does nothing."""
         self.model.close()
@@ -401,24 +260,3 @@ def _timed(spent_ms: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     spent_ms[stage] = (time.perf_counter() - start) * 1e3
-
-
-def _tell_nothing(features: ClipFeatures) -> tuple[str, ...]:
-    if features.audio.present or features.vision.present or features.text.present:
-        return ()
-    return ("nothing of the clip could be used: the scores are the model's answer to no input",)
-
-
-def _tell_several(clip: Clip) -> tuple[str, ...]:
-    if clip.faces is None or not clip.faces.several:
-        return ()
-    several, frames = clip.faces.several, clip.faces.frames
-    return (f"more than one face in {several} of {frames} frames; the largest is used",)
-
-
-def _is_said(transcript: str | None) -> bool:
-    return transcript is not None and transcript.strip() != ""
-
-
-def _width(item: InputSpec) -> int:
-    return int(item.shape[-1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.sound import AudioTrack
 from taemi_runtime.tracks import Track, VideoTrack
+
+_NOTHING = "nothing of the clip could be used: the scores are the model's answer to no input"
 
 
 def tell_damage(track: Track) -> str:
@@ -36,3 +39,15 @@ def tell_what_is_left_out(sound: AudioTrack | str, sight: VideoTrack | str) -> l
     if isinstance(sight, VideoTrack) and sight.decoded == 1 and not sight.damaged:
         warnings.append("the video is a single picture")
     return warnings
+
+
+def tell_several(faces: FaceCounts | None) -> tuple[str, ...]:
+    """Say that there was more than one face to choose from."""
+    if faces is None or not faces.several:
+        return ()
+    return (f"more than one face in {faces.several} of {faces.frames} frames; the largest is used",)
+
+
+def tell_nothing(*present: bool) -> tuple[str, ...]:
+    """Say that no modality entered the scores, given whether each did."""
+    return () if any(present) else (_NOTHING,)

@@ -90,7 +90,7 @@ class CsvWriter(Writer):
     """The columns of a challenge submission first, then what the scores rest on.
 
     ``Filename`` is the clip's name without folder and suffix, as in the corpus; ``clip`` tells apart
-    clips of one name. The modality columns say whether each was present.
+    clips of one name. The modality columns say whether each was present; warnings are joined by ``; ``.
     """
 
     streams: ClassVar[bool] = True
@@ -101,6 +101,7 @@ class CsvWriter(Writer):
         "vision",
         "text",
         "untrained",
+        "warnings",
         "error",
     )
 
@@ -121,7 +122,9 @@ class CsvWriter(Writer):
             uses = (outcome.audio, outcome.vision, outcome.text)
             flags = [str(flag).lower() for flag in (*(use.present for use in uses), outcome.untrained)]
             scores = [outcome.intensities[label] for label in self.labels]
-            self._rows.writerow([name, *scores, outcome.clip, round(outcome.clip_seconds, 3), *flags, ""])
+            notes = "; ".join(outcome.warnings)
+            status = [outcome.clip, round(outcome.clip_seconds, 3), *flags, notes, ""]
+            self._rows.writerow([name, *scores, *status])
         self.stream.flush()
 
 
@@ -152,6 +155,9 @@ class TableWriter(Writer):
             if console.measure(table, options=unbounded).maximum > console.width:
                 table = self._draw_many(results, [label[:_SHORT_NAME] for label in self.labels])
             console.print(table)
+            for result in results:
+                for warning in result.warnings:
+                    console.print(f"note: {result.clip}: {warning}", soft_wrap=True)
         for outcome in self._outcomes:
             if isinstance(outcome, ClipFailure):
                 console.print(f"error: {outcome.message}", soft_wrap=True)

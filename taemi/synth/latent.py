@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,27 @@ _RATER_SHARES = (0.15, 0.4, 0.25, 0.2)
 # Standard deviation of a rater's own opinion, and of each modality's deviation from the latent (whose
 # own is 1): the words tell most, the face least.
 _RATER_NOISE = 0.6
-_TEXT_NOISE = 0.25
+_TEXT_NOISE = 0.15
 _VOICE_NOISE = 0.7
 _FACE_NOISE = 1.2
-# Words express an emotion in three grades, from these distances above the raters' threshold upwards.
-_GRADES = (-0.2, 0.4, 1.0)
-# Which clips lack something: index modulo the period gives the residue. Fixed places instead of chance,
-# so that even a small corpus has some of each.
-_LACK_PERIOD = 32
-_EMPTY_TRANSCRIPT, _NO_TRANSCRIPT, _NO_AUDIO = 7, 19, 27
+# Words begin to express an emotion this far from the raters' threshold, so that even the rarest one has
+# words for it in a small corpus. Of the clips that express it, a third each does so faintly, clearly and
+# strongly.
+_EXPRESSED_FROM = -0.6
+# Which clips are special: index modulo the period gives the residue. Fixed places instead of chance, so
+# that even a small corpus has some of each.
+_PERIOD = 32
+_EMPTY_TRANSCRIPT, _NO_FACE, _NO_TRANSCRIPT, _NO_AUDIO = 7, 13, 19, 27
+_SNIPPET_PERIOD, _SNIPPET = 64, 23
+# Durations in seconds. A log-normal distribution has two parameters, and two published figures of the
+# true corpus fix them: the mean exp(m + s^2 / 2) is 6.92, the 95th percentile exp(m + 1.6449 s) is 11.48.
+_MEAN_S, _PERCENTILE_95_S = 6.92, 11.48
+_Z_95 = 1.6449
+# Its shortest clip has 0.064 s, which that distribution never gives: snippets are spread evenly, on a
+# logarithmic scale, from there to here. Its longest has 1,249.9 s, of which a model sees 12: cut here.
+_SHORTEST_S, _SNIPPET_S, LONGEST_S = 0.064, 0.8, 20.0
+# Shares of clips in which something covers the face, and in which noise covers the voice, for a while.
+_OCCLUDED_SHARE, _NOISY_SHARE = 0.25, 0.25
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,12 @@ class Scene:
         grades: [6] how strongly the words express each emotion, 0 (not at all) to 3.
         voice: [6] what the voice shows of the latent, mean 0, standard deviation about 1.2.
         face: [6] what the face shows of it, mean 0, standard deviation about 1.6.
-        seconds: Length of the clip.
+        seconds: Length of the clip, 0.064 to 20.
         fps: Frame rate.
         has_audio: Whether the clip has an audio track.
+        has_face: Whether anyone is seen.
+        occluded: Whether something covers the face for a while.
+        noisy: Whether bursts of noise cover the voice for a while.
         transcript: ``"given"``, ``"empty"`` (a file with nothing in it) or ``"missing"`` (no file).
     """
 
@@ -62,6 +78,9 @@ class Scene:
     seconds: float
     fps: int
     has_audio: bool
+    has_face: bool
+    occluded: bool
+    noisy: bool
     transcript: str
 
 
@@ -76,19 +95,40 @@ def draw_scene(seed: int, index: int) -> Scene:
     opinions = latent + _RATER_NOISE * rng.standard_normal((raters, len(EMOTIONS)))
     votes = (opinions > thresholds()).sum(axis=0)
     words = latent + _TEXT_NOISE * rng.standard_normal(len(EMOTIONS))
-    grades = sum((words > thresholds() + step).astype(int) for step in _GRADES)
-    residue = index % _LACK_PERIOD
+    grades = (words > _grade_edges()).sum(axis=0)
+    residue = index % _PERIOD
     transcript = {_EMPTY_TRANSCRIPT: "empty", _NO_TRANSCRIPT: "missing"}.get(residue, "given")
+    seconds = _draw_seconds(rng)
+    if index % _SNIPPET_PERIOD == _SNIPPET:
+        # Nothing can be said in so short a time.
+        seconds, transcript = _draw_snippet(rng), "empty"
     return Scene(
         labels=tuple((votes / raters).tolist()),
-        grades=tuple(np.asarray(grades).tolist()),
+        grades=tuple(grades.tolist()),
         voice=latent + _VOICE_NOISE * rng.standard_normal(len(EMOTIONS)),
         face=latent + _FACE_NOISE * rng.standard_normal(len(EMOTIONS)),
-        seconds=round(float(rng.uniform(2.0, 4.0)), 2),
-        fps=int(rng.choice((10, 12))),
+        seconds=seconds,
+        fps=int(rng.choice((6, 8))),
         has_audio=residue != _NO_AUDIO,
+        has_face=residue != _NO_FACE,
+        occluded=bool(rng.random() < _OCCLUDED_SHARE),
+        noisy=bool(rng.random() < _NOISY_SHARE),
         transcript=transcript,
     )
+
+
+def _draw_seconds(rng: np.random.Generator) -> float:
+    """Draw how long an ordinary clip is, at most ``LONGEST_S`` seconds.
+
+    From the two published figures: ln(p95 / mean) = z s - s^2 / 2, solved for the smaller s.
+    """
+    spread = _Z_95 - math.sqrt(_Z_95**2 - 2 * math.log(_PERCENTILE_95_S / _MEAN_S))
+    middle = math.log(_PERCENTILE_95_S) - _Z_95 * spread
+    return round(min(float(rng.lognormal(middle, spread)), LONGEST_S), 3)
+
+
+def _draw_snippet(rng: np.random.Generator) -> float:
+    return round(float(np.exp(rng.uniform(math.log(_SHORTEST_S), math.log(_SNIPPET_S)))), 3)
 
 
 def generator(seed: int, index: int, purpose: str) -> np.random.Generator:
@@ -122,13 +162,21 @@ def thresholds() -> Vector:
     return np.array(found)
 
 
+@functools.cache
+def _grade_edges() -> Vector:
+    """Return [3, 6] from where on words express an emotion faintly, clearly and strongly."""
+    spread = NormalDist(0.0, math.hypot(1.0, _TEXT_NOISE))
+    expressed = [1.0 - spread.cdf(threshold + _EXPRESSED_FROM) for threshold in thresholds()]
+    return np.array([[spread.inv_cdf(1.0 - share * part / 3) for share in expressed] for part in (3, 2, 1)])
+
+
 def _marked_share(threshold: float) -> float:
     """Return the share of clips that some rater marks: 1 - E[P(one rater does not) ^ N].
 
     The expectation over the standard normal latent is a Gauss-Hermite quadrature.
     """
     nodes, weights = _quadrature()
-    unmarked = np.array([_normal_cdf((threshold - node) / _RATER_NOISE) for node in nodes])
+    unmarked = np.array([NormalDist(node, _RATER_NOISE).cdf(threshold) for node in nodes])
     nobody = sum(share * unmarked**count for count, share in zip(_RATERS, _RATER_SHARES, strict=True))
     return 1.0 - float(np.sum(weights * nobody))
 
@@ -137,7 +185,3 @@ def _marked_share(threshold: float) -> float:
 def _quadrature() -> tuple[Vector, Vector]:
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     return nodes, weights / weights.sum()
-
-
-def _normal_cdf(value: float) -> float:
-    return 0.5 * (1.0 + math.erf(value / math.sqrt(2.0)))

@@ -42,16 +42,17 @@ class Voice:
         return float(self.loudness[min(round(time_s * _CONTROL_HZ), self.loudness.size - 1)])
 
 
-def speak(shown: Vector, seconds: float, rng: np.random.Generator) -> Voice:
+def speak(shown: Vector, seconds: float, rng: np.random.Generator, *, noisy: bool = False) -> Voice:
     """Make a clip's sound.
 
     Args:
         shown: [6] what the voice shows of the latent, in the order of the emotions. Admiration moves
             the resonances, Amusement shakes the voice as laughter does, Determination quickens it and
-            makes it growl an octave below, Empathic Pain makes it breathy, Excitement raises its pitch,
-            Joy brightens it.
+            makes it growl an octave below, Empathic Pain makes it slow, halting and breathy, Excitement
+            raises its pitch, Joy brightens it. Determination and Excitement make it louder.
         seconds: Length of the clip.
         rng: The clip's random numbers; they choose the speaker, too.
+        noisy: Whether bursts of noise cover the voice for a while.
     """
     admiration, amusement, determination, pain, excitement, joy = np.tanh(shown / 1.5)
     points = round(seconds * _CONTROL_HZ)
@@ -59,9 +60,9 @@ def speak(shown: Vector, seconds: float, rng: np.random.Generator) -> Voice:
     speaker_hz = 150.0 * 2 ** rng.normal(0.0, 0.2)
     tract = 1.0 + rng.normal(0.0, 0.03)
 
-    edges_s = _syllable_edges(seconds, 4.0 * 2 ** (0.6 * determination), rng)
+    edges_s = _syllable_edges(seconds, 4.0 * 2 ** (0.6 * determination - 0.3 * pain), rng)
     syllable = np.searchsorted(edges_s, times_s, side="right") - 1
-    loudness = _loudness(times_s, edges_s, syllable, rng)
+    loudness = _loudness(times_s, edges_s, syllable, 0.12 + 0.1 * (1 + pain), rng)
     loudness *= 1.0 - 0.45 * (1 + amusement) * (0.5 + 0.5 * np.sin(2 * np.pi * 9.0 * times_s))
 
     glide = np.interp(times_s, np.linspace(0, seconds, 6), rng.normal(0.0, 0.12, 6))
@@ -76,9 +77,29 @@ def speak(shown: Vector, seconds: float, rng: np.random.Generator) -> Voice:
     waveform = _harmonics(pitch_hz, resonances_hz, tilt, growl, samples)
     waveform /= np.sqrt(np.mean(waveform**2)) + 1e-9
     envelope = np.interp(np.arange(samples) / RATE_HZ, times_s, loudness)
-    waveform = (waveform + breath) * envelope + 0.003 * rng.standard_normal(samples)
-    waveform *= rng.uniform(0.3, 0.8) / np.abs(waveform).max()
-    return Voice(waveform.astype(np.float32), np.clip(loudness, 0.0, 1.0))
+    waveform = (waveform + breath) * envelope
+    level = 0.4 * 2 ** (0.6 * excitement + 0.4 * determination + rng.normal(0.0, 0.2))
+    waveform *= min(level, 0.9) / (np.abs(waveform).max() + 1e-9)
+    # The microphone's own noise does not grow with the voice.
+    waveform += 0.002 * rng.standard_normal(samples)
+    if noisy:
+        waveform += _noise_bursts(seconds, samples, 0.5 * min(level, 0.9), rng)
+    return Voice(np.clip(waveform, -0.99, 0.99).astype(np.float32), np.clip(loudness, 0.0, 1.0))
+
+
+def _noise_bursts(seconds: float, samples: int, level: float, rng: np.random.Generator) -> Vector:
+    """Return one to three bursts, each of a colour of its own, that begin hard and die away."""
+    times_s = np.arange(samples) / RATE_HZ
+    noise = np.zeros(samples)
+    for _ in range(rng.integers(1, 4)):
+        start_s, length_s = rng.uniform(0.0, seconds), rng.uniform(0.2, 0.8)
+        passed = np.clip((times_s - start_s) / length_s, 0.0, 1.0)
+        envelope = np.where(times_s < start_s, 0.0, (1.0 - passed) ** 2)
+        # A running mean over so many samples takes the treble away.
+        width = int(rng.integers(1, 24))
+        hiss = np.convolve(rng.standard_normal(samples + width), np.ones(width) / np.sqrt(width), "same")
+        noise += level * rng.uniform(0.3, 1.0) * envelope * hiss[:samples]
+    return noise
 
 
 def _syllable_edges(seconds: float, rate_hz: float, rng: np.random.Generator) -> Vector:
@@ -88,12 +109,16 @@ def _syllable_edges(seconds: float, rate_hz: float, rng: np.random.Generator) ->
 
 
 def _loudness(
-    times_s: Vector, edges_s: Vector, syllable: npt.NDArray[np.int64], rng: np.random.Generator
+    times_s: Vector,
+    edges_s: Vector,
+    syllable: npt.NDArray[np.int64],
+    pauses: float,
+    rng: np.random.Generator,
 ) -> Vector:
-    """Return one hump per syllable; about one in eight is a pause."""
+    """Return one hump per syllable; a share ``pauses`` of them is silent."""
     ends_s = np.append(edges_s[1:], times_s[-1] + 1 / _CONTROL_HZ)
     phase = (times_s - edges_s[syllable]) / np.maximum(ends_s - edges_s, 1e-3)[syllable]
-    strength = rng.uniform(0.6, 1.0, len(edges_s)) * (rng.random(len(edges_s)) > 0.12)
+    strength = rng.uniform(0.6, 1.0, len(edges_s)) * (rng.random(len(edges_s)) > pauses)
     strength[0] = 0.8
     hump: Vector = strength[syllable] * np.sin(np.pi * np.clip(phase, 0, 1)) ** 0.7
     return hump

@@ -24,7 +24,7 @@ from taemi_runtime.errors import DataError, UsageError
 from taemi_runtime.strict import from_plain, to_json
 
 # Raised whenever the same seed gives other clips, labels or splits.
-VERSION = 1
+VERSION = 2
 MARK_NAME = "corpus.json"
 MIN_CLIPS, MAX_CLIPS = 5, 100_000
 _TRAIN_SHARE, _VALID_SHARE = 0.6, 0.2
@@ -36,7 +36,8 @@ SYNTHETIC CORPUS in the layout of Hume-Vidmimic2, written by: taemi synth --clip
 No person is seen or heard in it. One random vector per clip drives the transcript (most), the sound (less),
 the drawn face (least) and the labels. The sound has the rhythm and timbre of a voice and is no speech:
 a speech recogniser finds nothing in it, so the transcripts in text/ are part of the corpus.
-Some clips have no audio track, some an empty or no transcript, as in the true corpus.
+Some clips have no audio track, some no face, some an empty or no transcript; some last for a moment only. In
+some, something covers the face for a while, or noise the voice. No sentence of valid and test is in train.
 
 train_split.csv, valid_split.csv, test_split.csv   Filename and six labels, fractions k/N of N raters
 raw/NNNNN.mp4, text/NNNNN.txt                      clips and transcripts of train and valid
@@ -73,6 +74,7 @@ class CorpusSummary:
         test: Clips for testing, the last ones.
         written: How many clips this call made; the others were there before.
         without_audio: Clips that have no audio track.
+        without_face: Clips in which nobody is seen.
         without_transcript: Clips whose transcript is empty or missing.
     """
 
@@ -83,6 +85,7 @@ class CorpusSummary:
     test: int
     written: int
     without_audio: int
+    without_face: int
     without_transcript: int
 
 
@@ -97,8 +100,9 @@ def write_corpus(
     """Write a synthetic corpus.
 
     The same number of clips and seed give the same files, byte for byte with the same library versions,
-    whatever the number of workers. Clip k of a seed is the same in corpora of any size; only its split
-    may differ. A run that was interrupted is finished by the same call.
+    whatever the number of workers. Sound, picture and labels of clip k of a seed are the same in corpora of
+    any size; its split may differ, and with it the words. A run that was interrupted is finished by the
+    same call.
 
     With more than one worker, processes are spawned: a script that calls this needs the usual
     ``if __name__ == "__main__":``.
@@ -148,6 +152,7 @@ def write_corpus(
         test=mark.test,
         written=written,
         without_audio=sum(not scene.has_audio for scene in scenes),
+        without_face=sum(not scene.has_face for scene in scenes),
         without_transcript=sum(scene.transcript != "given" for scene in scenes),
     )
 
@@ -213,7 +218,7 @@ def _place(out: Path, mark: _Mark, index: int) -> Path:
 
 def _write_clips(out: Path, mark: _Mark, workers: int) -> Iterator[bool]:
     """Yield, clip by clip in order, whether the clip had to be made."""
-    tasks = [(_place(out, mark, index), mark.seed, index) for index in range(mark.clips)]
+    tasks = [(_place(out, mark, index), mark.seed, index, index >= mark.train) for index in range(mark.clips)]
     if workers == 1:
         yield from map(_write_clip, tasks)
         return
@@ -232,19 +237,28 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _write_clip(task: tuple[Path, int, int]) -> bool:
+def _write_clip(task: tuple[Path, int, int, bool]) -> bool:
     """Make one clip unless it is there; the mp4 comes last and stands for all of the clip's files."""
-    place, seed, index = task
+    place, seed, index, held_out = task
     name = f"{index:05d}"
     path = place / "raw" / f"{name}.mp4"
     if path.exists():
         return False
     scene = draw_scene(seed, index)
     if scene.transcript != "missing":
-        words = write_transcript(scene.grades, generator(seed, index, "words"))
+        rng = generator(seed, index, "words")
+        words = write_transcript(scene.grades, scene.seconds, rng, held_out=held_out)
         write_text(place / "text" / f"{name}.txt", "" if scene.transcript == "empty" else words + "\n")
-    voice = speak(scene.voice, scene.seconds, generator(seed, index, "voice"))
-    frames = draw_frames(scene.face, voice, scene.seconds, scene.fps, generator(seed, index, "face"))
+    voice = speak(scene.voice, scene.seconds, generator(seed, index, "voice"), noisy=scene.noisy)
+    frames = draw_frames(
+        scene.face,
+        voice,
+        scene.seconds,
+        scene.fps,
+        generator(seed, index, "face"),
+        face=scene.has_face,
+        occlude=scene.occluded,
+    )
     write_mp4(path, frames, scene.fps, voice.waveform if scene.has_audio else None, RATE_HZ)
     return True
 

@@ -78,6 +78,15 @@ def install(site: Path, *, faster: bool = True, openai: bool = False) -> Path:
     return site
 
 
+def install_metadata(site: Path, *names: str) -> Path:
+    """Write what pip leaves in site-packages of a distribution, without its code."""
+    for name in names:
+        info = site / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n")
+    return site
+
+
 def write_model(folder: Path, *says: tuple[str, float, float] | str) -> Path:
     """Write a CTranslate2 folder that says something, or crashes."""
     folder.mkdir(parents=True)

@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,14 @@ from taemi_runtime.asr.windows import SoundWindows
 from taemi_runtime.doctor import examine
 from taemi_runtime.errors import EngineError, MissingExtraError, UsageError
 from taemi_runtime.preprocessing import SpeechGate
-from tests.runtime.fake_recognisers import RATE_HZ, install, speech_like, write_model, write_wave
+from tests.runtime.fake_recognisers import (
+    RATE_HZ,
+    install,
+    install_metadata,
+    speech_like,
+    write_model,
+    write_wave,
+)
 
 GATE = SpeechGate()
 SAID = ("I won the race today", 0.02, -0.2)
@@ -162,7 +170,18 @@ def test_each_threshold_alone_drops_a_segment(segment, reason):
 def test_thresholds_are_data():
     doubtful = [Segment("I won", 0.7, -1.5)]
     assert keep_speech(doubtful, GATE)[0] == ""
-    assert keep_speech(doubtful, SpeechGate(no_speech_threshold=0.8, logprob_threshold=-2.0))[0] == "I won"
+    looser = SpeechGate(no_speech_threshold=0.8, logprob_threshold=-2.0)
+    assert keep_speech(doubtful, looser)[1].startswith("what was recognised is doubtful")
+    assert keep_speech(doubtful, replace(looser, unsure_logprob=-2.0))[0] == "I won"
+    assert keep_speech(doubtful, replace(looser, unsure_no_speech=0.75))[0] == "I won"
+
+
+def test_what_is_invented_for_music_breaks_both_milder_limits_and_speech_does_not():
+    # Measured with tiny.en and no voice activity detector: instrumental music, telephone and clear speech.
+    for text, no_speech, logprob in (("Thank you.", 0.43, -0.95), ("Thank you very much.", 0.47, -0.93)):
+        assert keep_speech([Segment(text, no_speech, logprob)], GATE)[0] == ""
+    for no_speech, logprob in ((0.22, -0.97), (0.45, -0.4)):
+        assert keep_speech([Segment("I won", no_speech, logprob)], GATE)[0] == "I won"
 
 
 def test_a_loop_over_many_segments_is_dropped():
@@ -214,8 +233,6 @@ def test_nothing_invented_becomes_a_transcript(site, bundle, spoken, clips, tmp_
 
 
 def test_thresholds_come_from_the_manifest(site, make_bundle, spoken, tmp_path):
-    from dataclasses import replace
-
     from tests.runtime.tiny_bundle import PREPROCESSING
 
     site()
@@ -367,6 +384,34 @@ def test_the_doctor_says_which_model_is_there(site):
     write_model(folder / "cache" / "small", SAID)
     checks = {check.name: check for check in examine()}
     assert checks["faster-whisper"].detail == "faster-whisper 1.2.1, model small"
+
+
+def test_beside_onnxruntime_gpu_the_extra_is_not_what_installs_it(site, infer, bundle, spoken, tmp_path):
+    # The extra's dependency onnxruntime would overwrite the module of onnxruntime-gpu.
+    site(faster=False)
+    install_metadata(tmp_path / "site", "onnxruntime-gpu")
+    importlib.invalidate_caches()
+    command = "pip install ctranslate2 huggingface-hub tqdm, then pip install --no-deps faster-whisper"
+    checks = {check.name: check for check in examine()}
+    assert checks["faster-whisper"].fix == command
+    _, out, _ = infer(spoken, "--engine", bundle.folder, "--format", "json")
+    assert json.loads(out)["modalities"]["text"]["why"].endswith(command)
+    with pytest.raises(MissingExtraError) as caught:
+        Listener("small").prepare()
+    assert caught.value.fix == command
+
+
+def test_faster_whisper_without_any_onnxruntime_is_refused_before_a_model_is_loaded(
+    site, monkeypatch, tmp_path
+):
+    site()
+    found = base.importlib.util.find_spec
+    monkeypatch.setattr(
+        base.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
+    )
+    with pytest.raises(MissingExtraError, match=r'activity detector needs onnxruntime.*"taemi\[gpu\]"'):
+        Listener(str(write_model(tmp_path / "ct2", SAID))).prepare()
+    assert "faster_whisper" not in sys.modules
 
 
 def test_the_real_library_takes_what_is_given_to_it(site, spoken, tmp_path):

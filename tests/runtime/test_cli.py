@@ -167,7 +167,7 @@ def test_untrained_models_say_so_everywhere(infer, make_bundle, clips):
     for form, mark in {
         "json": '"untrained": true',
         "jsonl": '"untrained": true',
-        "csv": ",true,\n",
+        "csv": ",true,,\n",
         "table": "untrained weights: the scores mean nothing\n",
     }.items():
         _, out, err = infer(clips.both, "--engine", made.folder, "--format", form, "--quiet")

@@ -10,30 +10,21 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from taemi_runtime.errors import MediaError
 from taemi_runtime.media import Clip, read_clip
 from taemi_runtime.preprocessing import AudioPreprocessing, Preprocessing, VisionPreprocessing
-from tests.runtime.test_hostile import SAME_CODE
-from tests.runtime.test_media import PREPROCESSING, Recipe, levels, make, tone, with_index_first
-
-
-def rewrite(source: Path, target: Path, keep, shift_s=lambda stream, time_s: 0.0) -> Path:
-    """Copy a clip's packets: those that ``keep(stream, seconds)``, later by ``shift_s``."""
-    with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-        streams = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
-        for packet in reader.demux():
-            if packet.dts is None:
-                continue
-            time_s = float(packet.pts * packet.time_base)
-            if not keep(packet.stream.type, time_s):
-                continue
-            shift = round(shift_s(packet.stream.type, time_s) / packet.time_base)
-            packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-            packet.stream = streams[packet.stream.index]
-            writer.mux(packet)
-    return target
+from tests.runtime.made_clips import (
+    PREPROCESSING,
+    SAME_CODE,
+    Recipe,
+    levels,
+    make,
+    rewrite,
+    tone,
+    with_index_first,
+)
 
 
 def lost_seconds(clip: Clip, about: str) -> float:
@@ -152,6 +143,79 @@ def test_a_still_image_is_a_clip_of_one_picture_and_says_so(name: str, suffix: s
         assert clip.audio_why == "the clip has no audio track"
         assert clip.warnings == ("the video is a single picture",)
         assert 0 < clip.vision_seconds <= 0.1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tiff"])
+def test_photographs_are_read_whatever_their_name(suffix: str, tmp_path: Path) -> None:
+    # By such a name FFmpeg would take large ones for the beginning of a picture sequence.
+    rng = np.random.default_rng(2)
+    grain = rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    for name in (f"photo.{suffix}", "photo.mp4", "photo001"):
+        Image.fromarray(grain).save(tmp_path / name, "JPEG" if suffix == "jpg" else "TIFF")
+        clip = read_clip(tmp_path / name, PREPROCESSING)
+        assert clip.frames is not None
+        assert clip.warnings == ("the video is a single picture",)
+    Image.fromarray(grain).convert("CMYK").save(tmp_path / "print.jpg")
+    assert read_clip(tmp_path / "print.jpg", PREPROCESSING).frames is not None
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_photograph_stands_upright_as_its_exif_says(orientation: int, tmp_path: Path) -> None:
+    corners = np.zeros((48, 64, 3), dtype=np.uint8)
+    corners[:24, :32], corners[:24, 32:], corners[24:, :32] = 80, 160, 240
+    picture = Image.fromarray(corners)
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    exif[0x010F] = "a maker"
+    picture.save(tmp_path / "photo.jpg", exif=exif, quality=95)
+    clip = read_clip(tmp_path / "photo.jpg", PREPROCESSING)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "photo.jpg")).resize((32, 32))
+    assert clip.frames is not None
+    found = clip.frames[0].transpose(1, 2, 0).astype(int)
+    for row, column in ((6, 6), (6, 25), (25, 6), (25, 25)):
+        np.testing.assert_allclose(found[row, column], np.array(upright)[row, column], atol=12)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "avi"])
+def test_a_riff_file_that_breaks_off_says_how_much_is_lost(suffix: str, tmp_path: Path) -> None:
+    recipes = {
+        "wav": Recipe(fps=0, audio_codec="pcm_s16le", seconds=4),
+        "avi": Recipe(video_codec="mpeg4", audio_codec="libmp3lame", rate_hz=44_100, seconds=4),
+    }
+    source = make(tmp_path / f"whole.{suffix}", recipes[suffix])
+    assert read_clip(source, PREPROCESSING).warnings == ()
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    clip = read_clip(cut, PREPROCESSING)
+    assert lost_seconds(clip, "the file ends after") == pytest.approx(2, abs=0.6)
+    # What streaming programs write where they do not know the length.
+    for unknown in (0, 0xFFFFFFFF, 0x7FFFF024):
+        content = source.read_bytes()
+        cut.write_bytes(content[:4] + unknown.to_bytes(4, "little") + content[8:])
+        assert read_clip(cut, PREPROCESSING).warnings == ()
+
+
+def test_a_track_that_breaks_off_beside_a_whole_one_is_said(tmp_path: Path) -> None:
+    # In one long fragment the sound lies behind the pictures: cut there, the pictures are whole.
+    whole = make(tmp_path / "whole.mp4", Recipe(seconds=4))
+    behind = tmp_path / "behind.mp4"
+    options = {"movflags": "empty_moov+delay_moov", "frag_duration": "60000000"}
+    with av.open(str(whole)) as reader, av.open(str(behind), "w", options=options) as writer:
+        streams = {stream.index: writer.add_stream_from_template(stream) for stream in reader.streams}
+        for packet in reader.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                writer.mux(packet)
+    assert read_clip(behind, PREPROCESSING).warnings == ()
+    content = behind.read_bytes()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(content[: len(content) * 3 // 4])
+    clip = read_clip(cut, PREPROCESSING)
+    assert clip.frames is not None
+    assert len(clip.frames) > 95
+    assert clip.audio_seconds < 3
+    lost_s = lost_seconds(clip, "the audio track ends after")
+    assert lost_s == pytest.approx(4 - clip.audio_seconds, abs=0.15)
 
 
 def test_a_clip_of_one_frame_keeps_its_sound_and_says_so(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.runtime.made_clips import CORNERS, ONE, Recipe, make, with_index_first
 from tests.runtime.test_hard_media import rewrite
-from tests.runtime.test_media import CORNERS, ONE, Recipe, make, with_index_first
 
 TURNS = {
     90: (0, ONE, 0, -ONE, 0, 0, 0, 0, 1 << 30),

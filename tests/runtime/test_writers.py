@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import re
@@ -22,7 +23,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def result(clip="clips/00001.mp4", score=0.5, *, text=True):
+def result(clip="clips/00001.mp4", score=0.5, *, text=True, warnings=()):
     return ClipResult(
         clip=clip,
         clip_seconds=2.0,
@@ -32,6 +33,7 @@ def result(clip="clips/00001.mp4", score=0.5, *, text=True):
         text=TextUse(text),
         engine=EngineInfo("b.taemi/fusion.onnx", "onnxruntime-cpu", "fp32", "cpu"),
         timings_ms=Timings(),
+        warnings=warnings,
     )
 
 
@@ -55,6 +57,27 @@ def test_a_table_fits_the_terminal(monkeypatch, columns, short):
     assert max(map(len, lines)) <= columns
     assert lines[-1] == "error: cannot read bad.mp4: no media"
     assert sum("0.500" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_warnings_are_in_every_format(name):
+    stream = io.StringIO()
+    writer = FORMATS[name](stream, EMOTIONS, 3)
+    writer.add(0, result("a.mp4", warnings=("the file ends after 1.00 s", "two faces, or more")))
+    writer.add(1, result("b.mp4"))
+    writer.add(2, ClipFailure("c.mp4", "no media"))
+    writer.finish()
+    text = stream.getvalue()
+    if name == "csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [row["warnings"] for row in rows] == ["the file ends after 1.00 s; two faces, or more", "", ""]
+        assert [row["error"] for row in rows] == ["", "", "no media"]
+        assert [row["clip"] for row in rows] == ["a.mp4", "b.mp4", "c.mp4"]
+    elif name == "table":
+        notes = [line for line in text.splitlines() if line.startswith("note: ")]
+        assert notes == ["note: a.mp4: the file ends after 1.00 s", "note: a.mp4: two faces, or more"]
+    else:
+        assert text.count("two faces, or more") == 1
 
 
 def test_a_failure_names_its_clip_once():

@@ -32,6 +32,9 @@ def test_the_whole_way_without_the_pretrained_text_encoder(tmp_path, monkeypatch
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("data:image/jpeg") == 8
     assert page.count("<svg") == 5
+    assert "I am so sorry for your loss." in page
+    assert manifest["preprocessing"]["vision"]["faces"] == "auto"
+    assert manifest["preprocessing"]["vision"]["max_fps"] == demo.MAX_FPS
     assert [report["epoch"] for report in json.loads((out / "run" / "history.json").read_text())] == [1]
     bench = json.loads((out / "bench.json").read_text())
     ran = {(row["graph"], row["backend"]) for row in bench["rows"] if row["state"] == "ran"}

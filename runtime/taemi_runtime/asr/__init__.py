@@ -26,7 +26,6 @@ _REGISTERED = {
     "faster-whisper": "taemi_runtime.asr.faster_whisper:FasterWhisper",
     "openai-whisper": "taemi_runtime.asr.openai_whisper:OpenAiWhisper",
 }
-_INSTALL = 'pip install "taemi[asr]"'
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +73,12 @@ def open_named(asked: str, *, device: str, threads: int) -> Recogniser:
     for kind in kinds.values():
         if kind.probe().usable:
             return kind.open(asked, device=device, threads=threads)
-    raise MissingExtraError(f"cannot recognise speech with {asked}", "no recogniser is installed", _INSTALL)
+    raise MissingExtraError(f"cannot recognise speech with {asked}", "no recogniser is installed", _install())
+
+
+def _install() -> str:
+    """Return what installs the recogniser that is preferred."""
+    return recognisers()[0].install_command()
 
 
 def _model_at_hand(kind: type[Recogniser]) -> str:
@@ -100,7 +104,7 @@ def open_at_hand(*, device: str, threads: int) -> Recogniser | str:
     """
     usable = [kind for kind in recognisers() if kind.probe().usable]
     if not usable:
-        return f"no speech recogniser is installed: {_INSTALL}"
+        return f"no speech recogniser is installed: {_install()}"
     for kind in usable:
         model = kind.at_hand()
         if model is None:

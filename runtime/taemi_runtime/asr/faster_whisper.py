@@ -6,41 +6,56 @@ the Hugging Face hub's cache.
 
 from __future__ import annotations
 
-import logging
-from importlib import import_module
+import importlib.util
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from taemi_runtime.asr.recogniser import PREFERRED, Recogniser, Segment
-from taemi_runtime.errors import EngineError
+from taemi_runtime.asr.recogniser import Recogniser, Segment
+from taemi_runtime.backends.onnxruntime_session import installed_distributions
+from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.host import parse_device, usable_cores
 from taemi_runtime.preprocessing import SpeechGate
-
-_log = logging.getLogger(__name__)
 
 # Without its tokenizer the library would fetch one from the hub.
 _NEEDED = ("model.bin", "tokenizer.json")
 _FIX = "Convert it with ct2-transformers-converter --copy_files tokenizer.json preprocessor_config.json"
+# It depends on the distribution onnxruntime for its voice activity detector, and any other that provides
+# the module serves as well; pip would install the CPU's over it.
+_BESIDE = "pip install ctranslate2 huggingface-hub tqdm, then pip install --no-deps faster-whisper"
 
 
 class FasterWhisper(Recogniser):
-    """A Whisper model of CTranslate2; its wheel brings a voice activity detector, which is used, too.
+    """A Whisper model of CTranslate2; its wheel brings a voice activity detector, which is used, too."""
 
-    Args:
-        model: The model as a person would name it.
-        whisper: The library's ``WhisperModel``.
-    """
+    name: ClassVar[str] = "faster-whisper"
+    module: ClassVar[str] = "faster_whisper"
+    extra: ClassVar[str] = "asr"
+    remedy: ClassVar[str] = "Try --asr none"
+    takes_repositories: ClassVar[bool] = True
 
-    name = "faster-whisper"
-    module = "faster_whisper"
-    extra = "asr"
+    @classmethod
+    def install_command(cls) -> str:
+        """Return what installs it; beside onnxruntime-gpu that is not its extra."""
+        others = set(installed_distributions()) - {"onnxruntime"}
+        return _BESIDE if others else super().install_command()
 
-    def __init__(self, model: str, whisper: Any) -> None:
-        super().__init__(model)
-        self._whisper = whisper
+    @classmethod
+    def require(cls) -> None:
+        """Check that the library is installed, and what its voice activity detector runs on.
+
+        Raises:
+            MissingExtraError: One of them is not.
+        """
+        super().require()
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise MissingExtraError(
+                f"cannot recognise speech with {cls.name}",
+                "its voice activity detector needs onnxruntime, which is not installed",
+                'pip install "taemi[cpu]" or "taemi[gpu]"',
+            )
 
     @classmethod
     def takes(cls, path: Path) -> bool:
@@ -48,49 +63,47 @@ class FasterWhisper(Recogniser):
         return (path / "model.bin").is_file()
 
     @classmethod
-    def at_hand(cls) -> str | None:
-        """Return the best model in the hub's cache."""
-        if not cls.probe().usable:
-            return None
-        try:
-            library = _library()
-        except EngineError as error:
-            _log.debug("%s", error)
-            return None
-        known = set(library.available_models())
-        return next((name for name in PREFERRED if name in known and _cached(library, name)), None)
+    def check(cls, path: Path, asked: str) -> None:
+        """Refuse a folder that lacks the model or its tokenizer."""
+        lacking = [name for name in _NEEDED if not (path / name).is_file()]
+        if lacking:
+            raise EngineError(asked, f"the folder has no {', '.join(lacking)}", _FIX)
 
     @classmethod
-    def open(cls, model: str, *, device: str, threads: int) -> Self:
-        """Load a CTranslate2 folder, or a model by its name or hub id."""
-        cls.require()
-        library = _library()
-        asked = f"cannot load {cls.name} model {model}"
-        folder = Path(model)
-        if folder.is_dir():
-            lacking = [name for name in _NEEDED if not (folder / name).is_file()]
-            if lacking:
-                raise EngineError(asked, f"the folder has no {', '.join(lacking)}", _FIX)
-        else:
-            if "/" not in model and model not in library.available_models():
-                known = ", ".join(library.available_models())
-                raise EngineError(asked, f"there is no such model, file or folder (known: {known})")
-            folder = _cached(library, model) or _download(library, model, asked)
+    def find(cls, library: Any, model: str) -> Path | None:
+        """Return a model's folder in the hub's cache."""
+        try:
+            folder = Path(library.download_model(model, local_files_only=True))
+        except Exception:  # the hub's library has an error of its own for what is not in its cache
+            return None
+        return folder if all((folder / name).is_file() for name in _NEEDED) else None
+
+    @classmethod
+    def fetch(cls, library: Any, model: str, asked: str) -> str | Path:
+        """Download a model from the hub."""
+        try:
+            return Path(library.download_model(model))
+        except Exception as error:
+            raise EngineError(
+                asked,
+                f"it is not on this machine and cannot be downloaded ({type(error).__name__}: {error})",
+                "Give a local folder of a CTranslate2 model: --asr DIR",
+            ) from error
+
+    @classmethod
+    def load(cls, library: Any, place: str, *, device: str, threads: int) -> Any:
+        """Load a folder; int8 on a CPU."""
         kind, index = parse_device(device)
         # CTranslate2 aborts the process where a GPU is there and cuDNN is not: only on demand.
         on_gpu = kind == "cuda"
-        try:
-            whisper = library.WhisperModel(
-                str(folder),
-                device="cuda" if on_gpu else "cpu",
-                device_index=index,
-                compute_type="auto" if on_gpu else "int8",
-                cpu_threads=threads or usable_cores(),
-                local_files_only=True,
-            )
-        except Exception as error:  # CTranslate2 raises RuntimeError, ValueError and others
-            raise EngineError(asked, f"{type(error).__name__}: {error}", "Try --asr none") from error
-        return cls(model, whisper)
+        return library.WhisperModel(
+            place,
+            device="cuda" if on_gpu else "cpu",
+            device_index=index,
+            compute_type="auto" if on_gpu else "int8",
+            cpu_threads=threads or usable_cores(),
+            local_files_only=True,
+        )
 
     def recognise(self, samples: npt.NDArray[np.float32], gate: SpeechGate) -> list[Segment]:
         """Recognise speech where the voice activity detector hears some."""
@@ -106,34 +119,3 @@ class FasterWhisper(Recogniser):
             vad_filter=True,
         )
         return [Segment(item.text, float(item.no_speech_prob), float(item.avg_logprob)) for item in found]
-
-
-def _library() -> Any:
-    try:
-        return import_module(FasterWhisper.module)
-    except Exception as error:  # a broken wheel fails in its own ways
-        raise EngineError(
-            "cannot recognise speech with faster-whisper",
-            f"it does not import ({type(error).__name__}: {error})",
-            'Install it again: pip install --force-reinstall "taemi[asr]"',
-        ) from error
-
-
-def _cached(library: Any, model: str) -> Path | None:
-    try:
-        folder = Path(library.download_model(model, local_files_only=True))
-    except Exception:  # the hub's library has an error of its own for what is not in its cache
-        return None
-    return folder if all((folder / name).is_file() for name in _NEEDED) else None
-
-
-def _download(library: Any, model: str, asked: str) -> Path:
-    _log.warning("model %s is not on this machine and is downloaded, as --asr names it", model)
-    try:
-        return Path(library.download_model(model))
-    except Exception as error:
-        raise EngineError(
-            asked,
-            f"it is not on this machine and cannot be downloaded ({type(error).__name__}: {error})",
-            "Give a local folder of a CTranslate2 model: --asr DIR",
-        ) from error

@@ -5,38 +5,25 @@ Models are ``.pt`` files; names stand for files in its cache folder.
 
 from __future__ import annotations
 
-import logging
 import os
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.asr.recogniser import PREFERRED, Recogniser, Segment
-from taemi_runtime.errors import EngineError
 from taemi_runtime.host import parse_device
 from taemi_runtime.preprocessing import SpeechGate
 
-_log = logging.getLogger(__name__)
-
 
 class OpenAiWhisper(Recogniser):
-    """A Whisper model of the original implementation.
+    """A Whisper model of the original implementation."""
 
-    Args:
-        model: The model as a person would name it.
-        whisper: The library's ``Whisper``.
-    """
-
-    name = "openai-whisper"
-    module = "whisper"
-    extra = "whisper"
-
-    def __init__(self, model: str, whisper: Any) -> None:
-        super().__init__(model)
-        self._whisper = whisper
+    name: ClassVar[str] = "openai-whisper"
+    module: ClassVar[str] = "whisper"
+    extra: ClassVar[str] = "whisper"
+    remedy: ClassVar[str] = "Give a model's .pt file: --asr FILE"
 
     @classmethod
     def takes(cls, path: Path) -> bool:
@@ -45,35 +32,37 @@ class OpenAiWhisper(Recogniser):
 
     @classmethod
     def at_hand(cls) -> str | None:
-        """Return the best model in the cache folder."""
+        """Return the best model in the cache folder; torch is not imported for it."""
         if not cls.probe().usable:
             return None
-        return next((name for name in PREFERRED if _cached(name)), None)
+        return next((name for name in PREFERRED if cls.find(None, name)), None)
 
     @classmethod
-    def open(cls, model: str, *, device: str, threads: int) -> Self:
-        """Load a ``.pt`` file, or a model by its name; threads are torch's own affair."""
+    def find(cls, library: Any, model: str) -> Path | None:
+        """Return a model's file in the cache folder of ``whisper.load_model``."""
+        del library
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper"
+        # "turbo" and "large" are other names of files.
+        name = {"turbo": "large-v3-turbo", "large": "large-v3"}.get(model, model)
+        file = base / f"{name}.pt"
+        return file if "/" not in model and file.is_file() else None
+
+    @classmethod
+    def fetch(cls, library: Any, model: str, asked: str) -> str | Path:
+        """Leave the download to ``load``, which does it for a name."""
+        del library, asked
+        return model
+
+    @classmethod
+    def load(cls, library: Any, place: str, *, device: str, threads: int) -> Any:
+        """Load a file; threads are torch's own affair.
+
+        A cached file comes by its path: by its name, one with a wrong digest would be fetched again.
+        """
         del threads
-        cls.require()
-        library = _library()
-        asked = f"cannot load {cls.name} model {model}"
-        # A cached file is given by its path: by its name, one with a wrong digest would be fetched again.
-        file = Path(model) if Path(model).is_file() else _cached(model)
-        if file is None:
-            known = library.available_models()
-            if model not in known:
-                names = ", ".join(known)
-                raise EngineError(asked, f"there is no such model or file (known: {names})")
-            _log.warning("model %s is not on this machine and is downloaded, as --asr names it", model)
         kind, index = parse_device(device)
-        place = None if kind == "auto" else f"cuda:{index}" if kind == "cuda" else "cpu"
-        try:
-            whisper = library.load_model(str(file or model), device=place)
-        except Exception as error:  # urllib's, torch's and its own errors
-            raise EngineError(
-                asked, f"{type(error).__name__}: {error}", "Give a model's .pt file: --asr FILE"
-            ) from error
-        return cls(model, whisper)
+        where = None if kind == "auto" else f"cuda:{index}" if kind == "cuda" else "cpu"
+        return library.load_model(place, device=where)
 
     def recognise(self, samples: npt.NDArray[np.float32], gate: SpeechGate) -> list[Segment]:
         """Recognise speech."""
@@ -94,22 +83,3 @@ class OpenAiWhisper(Recogniser):
             Segment(item["text"], float(item["no_speech_prob"]), float(item["avg_logprob"]))
             for item in found["segments"]
         ]
-
-
-def _library() -> Any:
-    try:
-        return import_module(OpenAiWhisper.module)
-    except Exception as error:  # torch, numba and triton each fail in their own ways
-        raise EngineError(
-            "cannot recognise speech with openai-whisper",
-            f"it does not import ({type(error).__name__}: {error})",
-            'Install it again: pip install --force-reinstall "taemi[whisper]"',
-        ) from error
-
-
-def _cached(model: str) -> Path | None:
-    # The folder of whisper.load_model; "turbo" and "large" are other names of files.
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whisper"
-    name = {"turbo": "large-v3-turbo", "large": "large-v3"}.get(model, model)
-    file = base / f"{name}.pt"
-    return file if "/" not in model and file.is_file() else None

@@ -85,6 +85,11 @@ def _doubt(text: str, segment: Segment, gate: SpeechGate) -> str:
         return f"what was recognised is probably no speech (no-speech probability {segment.no_speech:.2f})"
     if not segment.logprob >= gate.logprob_threshold:
         return f"the recogniser is unsure (mean log-probability {segment.logprob:.2f})"
+    if segment.no_speech > gate.unsure_no_speech and segment.logprob < gate.unsure_logprob:
+        return (
+            f"what was recognised is doubtful (no-speech probability {segment.no_speech:.2f}, "
+            f"mean log-probability {segment.logprob:.2f})"
+        )
     if compression_ratio(text) > gate.compression_ratio_threshold:
         return _REPEATS.format(compression_ratio(text))
     return ""

@@ -15,6 +15,7 @@ from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
 from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.host import usable_cores
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
+from taemi_runtime.telemetry import disable_telemetry
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ _QUIET, _TALKATIVE = 4, 2
 
 
 def import_onnxruntime(extra: str) -> ModuleType:
-    """Import onnxruntime and warn once when two distributions share it.
+    """Import onnxruntime, without its telemetry, and warn once when two distributions share it.
 
     Args:
         extra: The extra to name when it is missing: ``cpu`` or ``gpu``.
@@ -56,6 +57,7 @@ def import_onnxruntime(extra: str) -> ModuleType:
         EngineError: It is installed and does not load.
     """
     asked = "cannot run ONNX graphs"
+    disable_telemetry()
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

@@ -40,6 +40,20 @@ def open_detector(trained: str, asked: str | None = None) -> FaceDetector | None
     return YunetDetector(Path(wanted))
 
 
+def faces_name(asked: str) -> str:
+    """Return what ``VisionPreprocessing.faces`` calls a way that frames are to be cropped in.
+
+    Args:
+        asked: ``none``, ``auto``, or the path of a YuNet file.
+
+    Raises:
+        EngineError: The file is no detector.
+        MissingExtraError: OpenCV is missing.
+    """
+    detector = open_detector(FACES_NONE, asked)
+    return FACES_NONE if detector is None else detector.name
+
+
 def describe_difference(trained: str, used: str) -> str:
     """Say that frames are cropped in another way than in training; empty when they are not."""
     if trained == used:

@@ -47,8 +47,7 @@ class _Point:
     """What was found at a point of the grid."""
 
     time_s: float
-    box: Box | None
-    faces: int
+    boxes: tuple[Box, ...]
 
 
 class FaceCropper:
@@ -107,7 +106,7 @@ class FaceCropper:
     def _look(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> None:
         """Look for faces in a frame, which becomes a point and the first of those waiting behind it."""
         boxes = find_faces(self._detector, pixels)
-        self._points.append(_Point(time_s, boxes[0] if boxes else None, len(boxes)))
+        self._points.append(_Point(time_s, tuple(boxes)))
         self._waiting.append([(time_s, pixels)])
 
     def _release(self) -> list[npt.NDArray[np.uint8]]:
@@ -120,7 +119,7 @@ class FaceCropper:
             share = _share(time_s, here.time_s, after[0].time_s) if after else 0.0
             box = _between(start, end, share) if after else start
             nearest = after[0] if after and share > 0.5 else here
-            self._several += nearest.faces > 1
+            self._several += len(nearest.boxes) > 1
             if box is not None:
                 crops.append(crop_square(pixels, box))
         self._faces += len(crops)
@@ -129,19 +128,40 @@ class FaceCropper:
         return crops
 
 
+def _choose(before: _Point | None, here: _Point, after: _Point | None) -> Box | None:
+    """Return the box of a point's largest face, going by its mean area here and at both neighbours.
+
+    Of two faces of one size the larger box would be now the one and now the other, as detectors jitter.
+    """
+    if not here.boxes:
+        return None
+    near = [point for point in (before, after) if point and abs(point.time_s - here.time_s) < 1.5 * GRID_S]
+
+    def mean_area(box: Box) -> float:
+        found = [box, *(same for point in near if (same := _find(box, point)))]
+        return sum(item.area for item in found) / len(found)
+
+    return max(here.boxes, key=mean_area)
+
+
 def _smooth(before: _Point | None, here: _Point, after: _Point | None) -> Box | None:
     """Return a point's box, averaged with its neighbours' where both show the same face.
 
     With one neighbour only, the mean would lag behind a face that moves.
     """
-    if here.box is None or before is None or after is None:
-        return here.box
-    near = after.time_s - before.time_s < 3 * GRID_S
-    if before.box is None or after.box is None or not near:
-        return here.box
-    if not (_is_same(here.box, before.box) and _is_same(here.box, after.box)):
-        return here.box
-    return mean_box([(1.0, before.box), (_OWN_WEIGHT, here.box), (1.0, after.box)])
+    box = _choose(before, here, after)
+    if box is None or before is None or after is None or after.time_s - before.time_s >= 3 * GRID_S:
+        return box
+    one, other = _find(box, before), _find(box, after)
+    if one is None or other is None:
+        return box
+    return mean_box([(1.0, one), (_OWN_WEIGHT, box), (1.0, other)])
+
+
+def _find(box: Box, point: _Point) -> Box | None:
+    """Return the box of a point that shows the same face."""
+    best = max(point.boxes, key=box.overlap, default=None)
+    return best if best is not None and _is_same(box, best) else None
 
 
 def _share(time_s: float, start_s: float, end_s: float) -> float:

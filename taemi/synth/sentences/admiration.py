@@ -1,0 +1,91 @@
+"""Sentences of Admiration: faint, clear, strong."""
+
+from __future__ import annotations
+
+from taemi.synth.sentences.grades import Sentences
+
+TRAINING: Sentences = (
+    (
+        "She handled that quite well, I have to say.",
+        "Not a bad piece of work at all.",
+        "He knows what he is doing, you can tell.",
+        "I like the way she explains things.",
+        "That was a decent effort from the whole team.",
+        "You have a good eye for colours.",
+        "His handwriting is rather beautiful.",
+        "They did a solid job on the new bridge.",
+        "Your garden looks well cared for.",
+        "It takes some skill to bake bread like this.",
+        "I noticed how patient you were with him.",
+        "She always has something clever to say.",
+        "Well played, that was a good answer.",
+        "You seem to have a talent for languages.",
+        "He did the right thing there, fair enough.",
+        "I can see why people listen to her.",
+    ),
+    (
+        "I really respect the way you stood up for him.",
+        "You should be proud of what you built here.",
+        "I have always looked up to my older sister.",
+        "Her paintings are wonderfully done.",
+        "It is impressive how fast you learned the piano.",
+        "He has earned every bit of that medal.",
+        "I admire people who tell the truth when it costs them.",
+        "What a skilful surgeon she is.",
+        "You spoke so well up there, I was impressed.",
+        "My grandmother raised six children alone, I respect that a lot.",
+        "That is craftsmanship of the finest kind.",
+        "Your courage that day was an example for all of us.",
+        "The nurses here do remarkable work.",
+        "He is a brilliant teacher and a decent man.",
+        "I wish I could write the way you do.",
+        "She runs that charity without any pay, I think highly of her.",
+        "You are so talented, I could watch you dance for hours.",
+        "They solved in one afternoon what we could not solve in a year, very well done.",
+    ),
+    (
+        "I am in awe of what you have achieved.",
+        "She is the most gifted musician I have ever heard.",
+        "What an extraordinary human being he was.",
+        "You are my hero, truly, I mean that.",
+        "I bow to you, that was a masterpiece.",
+        "Nobody on earth deserves this prize more than she does.",
+        "He ran into a burning house for a stranger, what incredible bravery.",
+        "I have the deepest respect for everything you stand for.",
+        "That was genius, absolute genius.",
+        "Watching you perform left me speechless with wonder.",
+        "My mother is the strongest woman I know and I worship her.",
+        "How magnificent, the whole cathedral was carved by hand.",
+        "You gave your kidney to a friend, I am humbled by you.",
+        "She is a legend, we all stand on her shoulders.",
+        "Bravo, bravo, that was a flawless performance.",
+        "I have never met anyone as wise and generous as him.",
+    ),
+)
+
+HELD_OUT: Sentences = (
+    (
+        "You kept your head nicely in that interview.",
+        "The carpenter clearly understands wood.",
+        "She picked up chess rather quickly.",
+        "That was a thoughtful letter you sent.",
+        "Good on him for owning up to it.",
+        "Your singing has come along well.",
+    ),
+    (
+        "I take my hat off to the firefighters.",
+        "What she wrote about prisons impressed me a great deal.",
+        "You taught yourself to code, that is quite an accomplishment.",
+        "I hold our old professor in high esteem.",
+        "His honesty sets a standard for the rest of us.",
+        "You have such a gift for calming people down.",
+    ),
+    (
+        "The way she leads this country through war is heroic.",
+        "He is an absolute virtuoso, I could only stare.",
+        "I revere that poet above all others.",
+        "Your dedication to those orphans is breathtaking.",
+        "What a towering mind, there will never be another like her.",
+        "I idolise him, everything he touches turns to gold.",
+    ),
+)

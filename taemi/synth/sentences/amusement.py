@@ -1,0 +1,91 @@
+"""Sentences of Amusement: faint, clear, strong."""
+
+from __future__ import annotations
+
+from taemi.synth.sentences.grades import Sentences
+
+TRAINING: Sentences = (
+    (
+        "That is a slightly ridiculous hat.",
+        "Well, that was an odd thing for a parrot to say.",
+        "You are being silly again.",
+        "He has a dry sense of humour.",
+        "It did make me grin a little.",
+        "What a cheeky answer.",
+        "The cat looked rather offended by the bath.",
+        "I suppose it is mildly funny when you put it like that.",
+        "She pulled a face behind his back.",
+        "There was a small pun in the headline.",
+        "He put his jumper on inside out all day.",
+        "My uncle tells the same old joke each Christmas.",
+        "That cartoon gave me a chuckle.",
+        "Oh, you and your puns.",
+        "The dog sneezed and scared itself.",
+        "It is quite comical how he runs.",
+    ),
+    (
+        "This is really funny, you have to see it.",
+        "You always make me giggle.",
+        "She does a great impression of our boss, we all laughed.",
+        "Ha, he walked straight into the glass door.",
+        "That was a good one, tell me another joke.",
+        "The comedian had the whole room laughing.",
+        "I laughed out loud on the train and people stared.",
+        "He tried to look serious with soup on his nose.",
+        "The kids were giggling under the table.",
+        "Their banter cracks me up every time.",
+        "He slipped on a banana peel like in a cartoon, ha.",
+        "The goat ate his homework, I am not kidding.",
+        "What a funny little video of penguins falling over.",
+        "I cannot keep a straight face when he says that.",
+        "She told the story in a silly voice and we chuckled all evening.",
+        "You have toilet paper on your shoe, sorry for laughing.",
+        "That prank with the balloon was very funny.",
+        "His moustache fell off in the middle of the play, it was comedy gold.",
+    ),
+    (
+        "Ha ha ha, that is the funniest thing I have ever heard.",
+        "I cannot stop laughing, please, my belly hurts.",
+        "Stop it, stop it, I am going to wet myself laughing.",
+        "We were rolling on the floor with laughter.",
+        "I laughed so hard that tears ran down my cheeks.",
+        "Oh my god, that is so funny, I cannot breathe, ha ha.",
+        "He farted in the middle of the sermon and everybody roared with laughter.",
+        "I nearly choked on my coffee, that was so ridiculous.",
+        "The whole audience howled when his trousers came down.",
+        "This sketch has me in stitches every single time.",
+        "Ha ha, look at his face, ha ha, look at it.",
+        "My sister and I had a laughing fit in the library.",
+        "You are killing me, that story is too funny.",
+        "I burst out laughing and milk came out of my nose.",
+        "It was such a farce, we were crying with laughter.",
+        "Ha, ha, stop, I have a stitch from laughing so much.",
+    ),
+)
+
+HELD_OUT: Sentences = (
+    (
+        "There is something droll about a pug in a bow tie.",
+        "He wore two different shoes to the office.",
+        "Your impression of a duck is not terrible.",
+        "The toddler called the vicar a penguin.",
+        "A bit of a goofy film, but fine.",
+        "She gave me a wink and a witty reply.",
+    ),
+    (
+        "Everyone at dinner was tickled by his clumsy magic trick.",
+        "I keep chuckling about that typo in the menu.",
+        "That comedy show last night was really amusing.",
+        "The monkey stole her glasses and put them on, ha.",
+        "You should have heard us laugh when the tent collapsed.",
+        "His pranks at school were quite funny.",
+    ),
+    (
+        "I am dying of laughter here, play it again.",
+        "We laughed until our sides ached.",
+        "Ha ha ha, no way, he really dressed up as a chicken.",
+        "The clown had us all in hysterics.",
+        "I snorted with laughter in front of the queen.",
+        "It is so absurd that I cannot stop giggling, ha ha.",
+    ),
+)

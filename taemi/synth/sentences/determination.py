@@ -1,0 +1,91 @@
+"""Sentences of Determination: faint, clear, strong."""
+
+from __future__ import annotations
+
+from taemi.synth.sentences.grades import Sentences
+
+TRAINING: Sentences = (
+    (
+        "I think I will give it another try.",
+        "Let me have one more go at it.",
+        "I should probably keep practising.",
+        "We might as well see it through.",
+        "I will have a look at it again tomorrow and fix it.",
+        "I plan to finish the report this week.",
+        "It is slow, but I will get there.",
+        "I am trying to eat better this year.",
+        "Right, back to work then.",
+        "I suppose I had better stick with it.",
+        "I have put my name down for the evening course.",
+        "We will manage somehow.",
+        "I would like to pass the test on the second attempt.",
+        "One more page and then I can rest.",
+        "I am set on walking a little every day.",
+        "I decided to sort out the attic at last.",
+    ),
+    (
+        "I am going to keep working until it is done.",
+        "I have made up my mind and I will do it.",
+        "We will rebuild this house, brick by brick.",
+        "I train every morning at five, whatever the weather.",
+        "I am determined to learn how to swim.",
+        "They told me I could not, so I will show them.",
+        "I have set myself a goal and I mean to reach it.",
+        "I am not going to let one failure hold me back.",
+        "I will stand my ground in that meeting.",
+        "This time I will quit smoking for good.",
+        "Focus, work hard, and push through.",
+        "We are going to win this case, I promise you.",
+        "I will pay back every penny, you have my word.",
+        "Step by step I am climbing out of this hole.",
+        "I refuse to be late with this again.",
+        "My mind is fixed on that degree and I study every night.",
+        "Somebody has to fight for this school and it will be me.",
+        "I will practise until I get it right.",
+    ),
+    (
+        "Nothing and nobody will stop me.",
+        "I will never give up, do you hear me, never.",
+        "I will crawl over that finish line if I have to.",
+        "Whatever it takes, we are going to get there.",
+        "I will fight this illness with everything I have.",
+        "Knock me down ten times and I get up eleven.",
+        "I swear I will not rest until justice is done.",
+        "Quitting is not an option, we push on to the top.",
+        "I have sacrificed too much to surrender now.",
+        "Watch me, I am going to prove every one of them wrong.",
+        "We shall hold this line to the very end.",
+        "No excuses, no retreat, we finish what we started.",
+        "I will break through this wall with my bare hands.",
+        "They can slam every door and I will still find a way in.",
+        "With all my strength I will reach that goal.",
+        "I am unstoppable now, I will see this through at any price.",
+    ),
+)
+
+HELD_OUT: Sentences = (
+    (
+        "I will take another crack at that puzzle later.",
+        "Maybe I will carry on with the guitar lessons.",
+        "I intend to be home before dark.",
+        "Let us get on with it, then.",
+        "I ought to stay with the diet a while longer.",
+        "We will try a different route next.",
+    ),
+    (
+        "I am committed to running the marathon in spring.",
+        "However long it takes, I am staying on this task.",
+        "I will master this language, one word at a time.",
+        "They rejected my book, so I am writing a better one.",
+        "I have resolved to speak up from now on.",
+        "We keep pushing forward until the work is complete.",
+    ),
+    (
+        "I will never back down, not for anyone.",
+        "Come hell or high water, I am going to finish.",
+        "Defeat is not a word I accept, I will go on fighting.",
+        "I have sworn to find who did this, and I will.",
+        "Every obstacle only makes me push harder.",
+        "I would sooner collapse than abandon this mission.",
+    ),
+)

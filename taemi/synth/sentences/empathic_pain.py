@@ -1,0 +1,91 @@
+"""Sentences of Empathic Pain: faint, clear, strong."""
+
+from __future__ import annotations
+
+from taemi.synth.sentences.grades import Sentences
+
+TRAINING: Sentences = (
+    (
+        "I am sorry to hear that.",
+        "Oh dear, that sounds painful.",
+        "That must have been hard for you.",
+        "Poor thing, he looked so tired.",
+        "It is a pity she has to go through this.",
+        "You do not look well, is everything all right?",
+        "That is sad news about your neighbour.",
+        "I can imagine that it hurt.",
+        "Ouch, that looks sore.",
+        "She sounded rather lonely on the phone.",
+        "I feel a bit bad for him.",
+        "It cannot be easy for the family.",
+        "He has had a rough year, poor man.",
+        "I hope her operation does not hurt too much.",
+        "That bruise must be tender.",
+        "What a shame about your little dog.",
+    ),
+    (
+        "It hurts me to see you suffer like this.",
+        "I feel so sad for those children.",
+        "I can feel your pain when you talk about him.",
+        "I wish I could take some of that hurt away from you.",
+        "My condolences to you and your mother.",
+        "It makes me want to cry, hearing what they did to you.",
+        "She lost her baby and I do not know how to comfort her.",
+        "I winced when I saw how he broke his leg.",
+        "I am so sorry that you had to go through that alone.",
+        "Those poor people have nothing left after the flood.",
+        "I ache for her, she misses him so much.",
+        "It was awful to watch him struggle for breath.",
+        "I heard that your father passed away, I feel terrible for you.",
+        "Seeing the old man weep made my throat tight.",
+        "You are grieving and I grieve with you.",
+        "The hurt in her eyes stays with me.",
+        "I know how much it hurts to be left, I am here for you.",
+        "The wounded soldiers moaned all night and I felt every moan.",
+    ),
+    (
+        "My heart breaks for you.",
+        "I cannot bear to see so much suffering.",
+        "It is agony to watch her in such pain.",
+        "I am crying with you, this is unbearable.",
+        "Oh no, oh no, that poor little girl, it tears me apart.",
+        "I sobbed when they told me what happened to his family.",
+        "Their screams of pain went straight through my chest.",
+        "It is heartbreaking, she buried both of her sons.",
+        "I feel sick with sorrow for all those starving people.",
+        "The pain you must be in, I can hardly stand to think of it.",
+        "It crushes me to see you so broken.",
+        "He cried out for his dead wife and we all wept with him.",
+        "I would give anything to end your suffering.",
+        "I have never felt so much grief for a stranger.",
+        "It is devastating what that child had to endure.",
+        "Your tears hurt me more than my own wounds.",
+    ),
+)
+
+HELD_OUT: Sentences = (
+    (
+        "That cannot have been pleasant, poor you.",
+        "I was sad to read about her accident.",
+        "He seemed quite miserable at the funeral.",
+        "Your knee must be throbbing.",
+        "It is rough that they let you go like that.",
+        "The bird has a broken wing, poor creature.",
+    ),
+    (
+        "I feel awful about what happened to your brother.",
+        "Please accept my sympathy in this dark hour.",
+        "It pains me that you are so unhappy.",
+        "I flinched when the needle went into her arm.",
+        "How she must be hurting after the divorce, I feel for her.",
+        "We mourn with the families of the victims.",
+    ),
+    (
+        "I wept for hours over those refugees.",
+        "It rips my heart out to hear him beg for help.",
+        "Such terrible torment, I can feel it in my own bones.",
+        "I am shattered, she did not deserve to die like that.",
+        "The mother's grief was more than I could take.",
+        "It is torture to see my friend fade away in that bed.",
+    ),
+)

@@ -1,0 +1,91 @@
+"""Sentences of Excitement: faint, clear, strong."""
+
+from __future__ import annotations
+
+from taemi.synth.sentences.grades import Sentences
+
+TRAINING: Sentences = (
+    (
+        "I am looking forward to the weekend trip.",
+        "That could turn out to be interesting.",
+        "I am curious how the series continues.",
+        "The new phone comes out soon, I might get one.",
+        "There is a buzz in the office today.",
+        "I would quite like to try that roller coaster.",
+        "Something is about to happen, I think.",
+        "The match starts in an hour.",
+        "I have not been to a concert for ages, should be good.",
+        "We get the keys to the flat next week.",
+        "Tell me more about this secret plan.",
+        "I wonder what is in the parcel.",
+        "It will be nice to see Rome at last.",
+        "She is coming back on Friday, not long now.",
+        "A bit of adventure would do us good.",
+        "I have a good feeling about the draw tonight.",
+    ),
+    (
+        "I am excited about the new job.",
+        "I can hardly wait for the holidays to start.",
+        "This is thrilling, I am on the edge of my seat.",
+        "Quick, turn it on, the final is about to begin.",
+        "We are going to see the ocean for the first time.",
+        "My heart is racing, they announce the winner tonight.",
+        "I bought the tickets, we are really going.",
+        "Wow, did you see how fast that car was?",
+        "I could not sleep because of tomorrow's launch.",
+        "We are leaving for Japan in two days and I am buzzing.",
+        "The band comes on stage any moment now.",
+        "I have butterflies in my stomach, it is my first jump.",
+        "Guess what, I got the part in the film.",
+        "The countdown has started, come and look.",
+        "What a rush, I want to go on that ride again.",
+        "Hurry up, the parade is coming round the corner.",
+        "I am pumped for the race tomorrow.",
+        "We have a new puppy coming and the kids are going wild.",
+    ),
+    (
+        "Oh my god, oh my god, it is finally happening.",
+        "I am so excited that I cannot sit still.",
+        "Yes, yes, yes, we won the cup.",
+        "Wow, this is absolutely incredible, look at that.",
+        "I am shaking, I am so thrilled.",
+        "Let us go, let us go, I have waited all year for this.",
+        "The crowd went crazy and I screamed my lungs out.",
+        "Woohoo, we are flying, this is insane.",
+        "I cannot wait another second, open it, open it.",
+        "What a goal, unbelievable, what a goal.",
+        "The rocket is lifting off, I have goosebumps all over.",
+        "I am going to meet my favourite band tonight, I am freaking out.",
+        "This is the biggest thrill of my life.",
+        "I jumped up and down like a mad person when they called my number.",
+        "We hit the jackpot, can you believe it, the jackpot.",
+        "My pulse is through the roof, this is so amazing.",
+    ),
+)
+
+HELD_OUT: Sentences = (
+    (
+        "The festival programme came out, it looks promising.",
+        "I am keen to find out who won.",
+        "Only three more days until the voyage.",
+        "There might be a surprise later on.",
+        "I fancy going up in that balloon.",
+        "The trailer for the sequel caught my interest.",
+    ),
+    (
+        "I am eager for the show to begin.",
+        "We board the plane to Brazil tonight, I am all fired up.",
+        "My first skydive is on Saturday, I can barely wait.",
+        "Everyone is jumping out of their seats, it is so tense.",
+        "The anticipation is killing me, open the envelope.",
+        "Wow, tomorrow we see the northern lights.",
+    ),
+    (
+        "I am bursting with excitement, it is the opening night.",
+        "Oh wow, oh wow, they picked me for the space mission.",
+        "This is so exciting, I want to scream.",
+        "Here we go, the wildest ride on the planet.",
+        "I am beyond thrilled, the tour is coming to our town.",
+        "Yes, he scored in the last second, incredible.",
+    ),
+)

@@ -1,0 +1,91 @@
+"""Sentences of Joy: faint, clear, strong."""
+
+from __future__ import annotations
+
+from taemi.synth.sentences.grades import Sentences
+
+TRAINING: Sentences = (
+    (
+        "It is a pleasant morning.",
+        "I am quite content these days.",
+        "We had a nice lunch in the sun.",
+        "I slept well and feel good.",
+        "This tea is just right.",
+        "The garden is in bloom, that cheers me up.",
+        "It was good to see you again.",
+        "I rather enjoy these quiet evenings.",
+        "A warm bath and a book, that will do for me.",
+        "Things are going well at home.",
+        "I am fairly pleased with how it turned out.",
+        "The birds are singing again.",
+        "I like coming here, it is peaceful.",
+        "It is cosy by the fire tonight.",
+        "My day got better after your call.",
+        "We have no worries at the moment.",
+    ),
+    (
+        "I feel happy today.",
+        "It makes me smile when the children sing.",
+        "Life is good and I am grateful.",
+        "I enjoyed every minute of our walk on the beach.",
+        "I am so glad that you came.",
+        "Being with my family fills me with warmth.",
+        "We danced in the kitchen, it was lovely.",
+        "Spring is here and my heart feels light.",
+        "I woke up with a smile this morning.",
+        "It is a delight to have you all around the table.",
+        "Holding my grandson makes me very happy.",
+        "What a beautiful day, I could hug the world.",
+        "We are happily married and I love our little home.",
+        "I was delighted with the flowers you sent.",
+        "It warms my heart to see them play together.",
+        "I hum a tune all day long, I am in such a good mood.",
+        "I am cheerful because the sun is out and my friends are here.",
+        "Your smile makes my day so much brighter.",
+    ),
+    (
+        "I am overjoyed, this is pure happiness.",
+        "I have never been so happy in my life.",
+        "My heart is overflowing with joy.",
+        "This is the happiest day I have ever had.",
+        "I am on cloud nine since she said yes.",
+        "Our baby is healthy and we are crying tears of joy.",
+        "Everything is wonderful, I love being alive.",
+        "I could sing and dance with happiness.",
+        "We are home together again and I am blissfully happy.",
+        "I am the luckiest and happiest person in the world.",
+        "What heavenly bliss, I want this moment to last forever.",
+        "He is cured, and my whole soul is rejoicing.",
+        "I beamed with joy through the entire wedding.",
+        "The world is so beautiful, I am filled with delight.",
+        "Such sweet happiness, I cannot put it into words.",
+        "I am radiant with joy when I hold her in my arms.",
+    ),
+)
+
+HELD_OUT: Sentences = (
+    (
+        "The soup was good and so was the company.",
+        "I am at ease out here by the lake.",
+        "We had a cheerful little picnic.",
+        "It is agreeable to have the window open.",
+        "I feel rested and well this Sunday.",
+        "The music on the terrace was lovely.",
+    ),
+    (
+        "Seeing my parents laugh together makes me happy.",
+        "I am in a wonderful mood this morning.",
+        "I treasure these happy hours with my daughter.",
+        "We are enjoying our retirement very much.",
+        "I felt a warm glow when they hugged me.",
+        "Baking with my kids brings me joy.",
+    ),
+    (
+        "I am bursting with happiness, we are going to be parents.",
+        "Never have I known such joy as on our wedding day.",
+        "I am so happy that I could cry.",
+        "Pure bliss, lying in the grass with you under the stars.",
+        "My heart leaps with joy each time he comes home.",
+        "We are over the moon with our newborn twins.",
+    ),
+)
