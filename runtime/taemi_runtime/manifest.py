@@ -30,12 +30,34 @@ class FileEntry:
         bytes: Its size.
         graph: The graph that it holds, for engine files.
         precision: ``fp32``, ``fp16`` or ``int8``, for engine files.
+        inputs: Dtypes of the inputs that this file takes otherwise than the GraphSpec says, e.g.
+            ``{"audio": "float16"}``: features enter half-precision engines in half precision.
     """
 
     sha256: str
     bytes: int
     graph: str | None = None
     precision: str | None = None
+    inputs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How an engine file was made from the exported fp32 graph.
+
+    Args:
+        source: The fp32 file in the bundle.
+        source_sha256: Its digest at that time.
+        tool: What converted it, with its version.
+        counts: Nodes by the precision that they compute in, e.g. ``{"float16": 210, "float32": 96}``.
+        kept: Reason -> the nodes that stay in fp32 for it, in graph order.
+    """
+
+    source: str
+    source_sha256: str
+    tool: str
+    counts: dict[str, int]
+    kept: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,7 @@ class Manifest:
         source: The checkpoint; ``None`` when there was no file.
         tools: Versions of the tools that wrote the bundle.
         parity: What verification measured, by file name.
+        conversions: How each converted engine file came about, by file name.
         created: UTC time in ISO 8601.
         schema: The schema version.
     """
@@ -101,6 +124,7 @@ class Manifest:
     source: Source | None = None
     tools: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Parity] = field(default_factory=dict)
+    conversions: dict[str, Conversion] = field(default_factory=dict)
     created: str = ""
     schema: int = SCHEMA
 
@@ -148,6 +172,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def describe_file(path: Path, *, graph: str | None = None, precision: str | None = None) -> FileEntry:
+def describe_file(
+    path: Path,
+    *,
+    graph: str | None = None,
+    precision: str | None = None,
+    inputs: dict[str, str] | None = None,
+) -> FileEntry:
     """Measure a file for the manifest."""
-    return FileEntry(file_sha256(path), path.stat().st_size, graph, precision)
+    return FileEntry(file_sha256(path), path.stat().st_size, graph, precision, inputs or {})
