@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types tests bench gpu-check clean
+.PHONY: help demo test test-all lint types tests bench gpu-check clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -31,6 +31,8 @@ $(VENV)/.installed-test: $(VENV)/.installed-run
 	@$(PIP) --editable '.[dev]'
 	@$(PIP) '.[rtx]' --dry-run >/dev/null 2>&1 && $(PIP) --editable '.[rtx]' \
 		|| echo "SKIPPED: tensorrt-rtx has no wheel for this platform; the tests that build plans with it are skipped"
+	@$(PIP) --no-deps --target $(VENV)/tensorrt-stubs tensorrt-stubs==10.13.0.35.1 \
+		|| echo "SKIPPED: tensorrt-stubs cannot be had; the test that checks the plan code's types with it is skipped"
 	@touch $@
 
 demo: $(VENV)/.installed-run  ## The whole way on synthetic clips: train, export, verify, infer, measure
@@ -47,6 +49,10 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 tests: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test  ## Every test, the slow ones too: published sizes, three seeds, long clips
+	@$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed-run  ## Measure the demo's bundle on this machine

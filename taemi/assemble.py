@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,14 @@ import torch
 from taemi.choice import EncoderChoice
 from taemi.config import variant
 from taemi.encoder_sets import PAPER, write_tiny_encoders
-from taemi.encoders import load_audio_encoder, load_text_encoder, load_vision_encoder
+from taemi.encoders import (
+    AudioEncoder,
+    TextEncoder,
+    VisionEncoder,
+    load_audio_encoder,
+    load_text_encoder,
+    load_vision_encoder,
+)
 from taemi.system import TaemiSystem, preprocessing_for
 
 
@@ -55,11 +63,25 @@ def assemble(
         )
         text = load_text_encoder(ids["text"], random_weights=random, seed=seed)
         vision = load_vision_encoder(ids["vision"], random_weights=random, seed=seed)
+        if choice.base == "tiny":
+            _mark_random(choice, audio, text, vision)
     # The encoders' loaders leave the generator wherever it is; the fusion network has its own seed.
     torch.manual_seed(seed)
     config = variant(name, audio_dim=audio.dim, text_dim=text.dim, vision_dim=vision.dim)
     preprocessing = preprocessing_for(audio, vision, config, max_fps=max_fps, faces=faces, pad_id=text.pad_id)
     return TaemiSystem(config, audio, text, vision, preprocessing)
+
+
+def _mark_random(
+    choice: EncoderChoice, audio: AudioEncoder, text: TextEncoder, vision: VisionEncoder
+) -> None:
+    # Tiny encoders lie in folders like trained ones; only here is it known that their weights are random.
+    if choice.audio is None:
+        audio.description = replace(audio.description, random_weights=True)
+    if choice.text is None:
+        text.description = replace(text.description, random_weights=True)
+    if choice.vision is None:
+        vision.description = replace(vision.description, random_weights=True)
 
 
 def encoder_notes(system: TaemiSystem) -> list[str]:

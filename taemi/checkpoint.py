@@ -7,10 +7,11 @@ it is a frozen, published one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from taemi.config import config_from_plain
-from taemi.encoders import load_vision_encoder, rebuild
+from taemi.encoders import load_audio_encoder, load_text_encoder, load_vision_encoder, rebuild
 from taemi.exportable import read_checkpoint
+from taemi.model import Taemi
 from taemi.system import TaemiSystem
 from taemi_runtime.atomic import atomic_file
 from taemi_runtime.errors import CheckpointError
@@ -104,6 +106,55 @@ def system_from_data(data: Mapping[str, Any], path: Path) -> tuple[TaemiSystem, 
     Raises:
         CheckpointError: The data are of another format or contradict themselves.
     """
+    with _checking(data, path):
+        config = config_from_plain(data["model"])
+        preprocessing = from_plain(data["preprocessing"], Preprocessing)
+        masked = preprocessing.audio.padded_samples is None
+        encoders = {
+            name: _unpack(name, data["encoders"][name], masked) for name in ("audio", "text", "vision")
+        }
+        system = TaemiSystem(config, encoders["audio"], encoders["text"], encoders["vision"], preprocessing)
+        system.fusion.load_state_dict(data["fusion"])
+        progress = Progress(**data["progress"])
+    return system.eval(), progress
+
+
+@dataclass(frozen=True)
+class FusionPart:
+    """What a checkpoint says without its encoders.
+
+    Args:
+        model: The fusion network, in evaluation mode.
+        preprocessing: What the encoders' inputs are made with.
+        progress: Where the checkpoint stands.
+        tokenizer: The text encoder's ``tokenizer.json``; empty where the checkpoint holds only its id.
+    """
+
+    model: Taemi
+    preprocessing: Preprocessing
+    progress: Progress
+    tokenizer: str
+
+
+def fusion_from_data(data: Mapping[str, Any], path: Path) -> FusionPart:
+    """Rebuild the fusion network alone: no encoder is built, read or fetched.
+
+    Raises:
+        CheckpointError: The data are of another format or contradict themselves.
+    """
+    with _checking(data, path):
+        model = Taemi(config_from_plain(data["model"]))
+        model.load_state_dict(data["fusion"])
+        preprocessing = from_plain(data["preprocessing"], Preprocessing)
+        description = data["encoders"]["text"].get("description", {})
+        return FusionPart(
+            model.eval(), preprocessing, Progress(**data["progress"]), description.get("tokenizer", "")
+        )
+
+
+@contextlib.contextmanager
+def _checking(data: Mapping[str, Any], path: Path) -> Iterator[None]:
+    """Turn what damaged data make of a rebuild into one clear message."""
     asked = f"cannot load checkpoint {path}"
     if data.get("family") != FAMILY or data.get("format") != FORMAT:
         raise CheckpointError(
@@ -113,19 +164,13 @@ def system_from_data(data: Mapping[str, Any], path: Path) -> tuple[TaemiSystem, 
             "Load it with the version of taemi that wrote it",
         )
     try:
-        config = config_from_plain(data["model"])
-        preprocessing = from_plain(data["preprocessing"], Preprocessing)
-        encoders = {name: _unpack(data["encoders"][name]) for name in ("audio", "text", "vision")}
-        system = TaemiSystem(config, encoders["audio"], encoders["text"], encoders["vision"], preprocessing)
-        system.fusion.load_state_dict(data["fusion"])
-        progress = Progress(**data["progress"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
         # load_state_dict spreads its findings over many lines; the first two say which weight and why.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise CheckpointError(
             asked, reason, "The file is damaged or was edited: train or init again"
         ) from error
-    return system.eval(), progress
 
 
 def _pack(encoder: Any, *, frozen: bool = False) -> dict[str, Any]:
@@ -134,10 +179,12 @@ def _pack(encoder: Any, *, frozen: bool = False) -> dict[str, Any]:
     return {"description": encoder.describe(), "weights": _cpu(encoder.state_dict())}
 
 
-def _unpack(packed: Mapping[str, Any]) -> Any:
-    if "id" in packed:
-        return load_vision_encoder(packed["id"])
-    return rebuild(packed["description"], packed["weights"])
+def _unpack(name: str, packed: Mapping[str, Any], masked: bool) -> Any:
+    if "id" not in packed:
+        return rebuild(packed["description"], packed["weights"])
+    if name == "audio":
+        return load_audio_encoder(packed["id"], mask_in_encoder=masked)
+    return load_text_encoder(packed["id"]) if name == "text" else load_vision_encoder(packed["id"])
 
 
 def _cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -33,12 +33,14 @@ class ExportGraph:
         reference: The training model or the unmodified library class, never the export module where
             the two differ: inputs by name to outputs by name, under ``torch.inference_mode``.
         weights: The reference's parameters and buffers by name, which the exported graph must hold.
+        trained: Whether its weights were trained at all; as the whole source when ``None``.
     """
 
     spec: GraphSpec
     module: torch.nn.Module
     reference: Reference
     weights: Mapping[str, torch.Tensor]
+    trained: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ExportSource:
         graphs: Its graphs; the first is the one that gives the final scores.
         model: The model config as plain values.
         preprocessing: The preprocessing as plain values.
-        trained: Whether the weights were trained at all.
+        trained: Whether the weights of the first graph were trained at all.
         files: Further files of the bundle by name, e.g. a tokenizer.
         checkpoint: The file that it came from.
     """
@@ -63,13 +65,21 @@ class ExportSource:
     files: dict[str, bytes] = field(default_factory=dict)
     checkpoint: Path | None = None
 
+    def is_trained(self, graph: ExportGraph) -> bool:
+        """Whether a graph's weights were trained at all."""
+        return self.trained if graph.trained is None else graph.trained
+
     def graph(self, name: str) -> ExportGraph:
         """Return the graph called ``name``."""
         return next(graph for graph in self.graphs if graph.spec.name == name)
 
 
 class Family(Protocol):
-    """A model family: how its checkpoints become export sources."""
+    """A model family: how its checkpoints become export sources.
+
+    A family may also have ``open_first(checkpoint, path)``, which returns a source of the first graph
+    alone, without reading, building or fetching what the others need.
+    """
 
     def open(self, checkpoint: Mapping[str, Any], path: Path) -> ExportSource:
         """Build the source from a loaded checkpoint.
@@ -107,8 +117,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return data
 
 
-def open_source(path: Path) -> ExportSource:
+def open_source(path: Path, *, first_only: bool = False) -> ExportSource:
     """Open a checkpoint of any registered family for export.
+
+    Args:
+        path: The checkpoint.
+        first_only: Whether only the first graph is needed, which gives the scores.
 
     Raises:
         CheckpointError: The file cannot be read, or its family is not installed.
@@ -123,4 +137,6 @@ def open_source(path: Path) -> ExportSource:
             "Install the package that provides this family",
         )
     family: Family = registered[name].load()()
-    return family.open(data, path)
+    opener = getattr(family, "open_first", family.open) if first_only else family.open
+    source: ExportSource = opener(data, path)
+    return source

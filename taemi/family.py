@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taemi.checkpoint import FAMILY, system_from_data
+from taemi.checkpoint import FAMILY, fusion_from_data, system_from_data
 from taemi.encoder_graphs import audio_graph, text_graph, vision_graph
 from taemi.exportable import ExportSource
 from taemi.fusion_graph import fusion_graph
@@ -23,22 +24,50 @@ class TaemiFamily:
             CheckpointError: The checkpoint does not hold a TAEMI system.
         """
         system, progress = system_from_data(checkpoint, path)
-        tokenizer = system.preprocessing.text.tokenizer
-        return ExportSource(
-            family=FAMILY,
-            graphs=(
-                fusion_graph(system.fusion),
+        # Audio and text encoders are fine-tuned with the network, vision stays as it came.
+        fine_tuned = progress.trained
+        encoders = (
+            (
                 audio_graph(system.audio_encoder, system.preprocessing.audio),
+                fine_tuned or not system.audio_encoder.description.random_weights,
+            ),
+            (
                 text_graph(
                     system.text_encoder,
                     with_tokens=system.config.text_is_sequence,
                     preprocessing=system.preprocessing.text,
                 ),
-                vision_graph(system.vision_encoder),
+                fine_tuned or not system.text_encoder.description.random_weights,
+            ),
+            (vision_graph(system.vision_encoder), not system.vision_encoder.description.random_weights),
+        )
+        return ExportSource(
+            family=FAMILY,
+            graphs=(
+                fusion_graph(system.fusion),
+                *(replace(graph, trained=trained) for graph, trained in encoders),
             ),
             model=system.config.to_plain(),
             preprocessing=to_plain(system.preprocessing),
             trained=progress.trained,
-            files={tokenizer: system.text_encoder.tokenizer_json.encode()},
+            files={system.preprocessing.text.tokenizer: system.text_encoder.tokenizer_json.encode()},
+            checkpoint=path,
+        )
+
+    def open_first(self, checkpoint: Mapping[str, Any], path: Path) -> ExportSource:
+        """Build the fusion graph alone: encoders may be ids that nothing here can reach.
+
+        Raises:
+            CheckpointError: The checkpoint does not hold a TAEMI system.
+        """
+        part = fusion_from_data(checkpoint, path)
+        tokenizer = {part.preprocessing.text.tokenizer: part.tokenizer.encode()} if part.tokenizer else {}
+        return ExportSource(
+            family=FAMILY,
+            graphs=(fusion_graph(part.model),),
+            model=part.model.config.to_plain(),
+            preprocessing=to_plain(part.preprocessing),
+            trained=part.progress.trained,
+            files=tokenizer,
             checkpoint=path,
         )

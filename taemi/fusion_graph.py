@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 from taemi.config import ModelConfig
 from taemi.exportable import ExportGraph
+from taemi.fusion_rewrite import rewritten
 from taemi.model import MODALITIES, Taemi
 from taemi_runtime.spec import Axis, Gate, GraphSpec, InputSpec, OutputSpec, Symbol
 
-# The fp32 gate is absolute on scores of order 1: ONNX Runtime's and PyTorch's float32 kernels differ
-# by some 1e-6 there, a wrong mask or weight by 1e-2 and more. Half precision: docs/deploy.md.
+# Absolute, on scores of order 1: ONNX Runtime's and PyTorch's float32 kernels differ by some 1e-6 there, a
+# wrong mask or weight by 1e-2 and more. Half precision: docs/deploy.md.
 GATES = {
     "fp32": Gate(max_abs=1e-4, mean_abs=1e-5, min_cosine=0.99999),
     "fp16": Gate(max_abs=2e-2, mean_abs=2e-3, min_cosine=0.9995),
+    "int8": Gate(mean_abs=1e-2),
 }
+# What int8 does to the scores when the encoders are int8, too, within each presence combination.
+CHAIN_GATES = {"int8": Gate(mean_abs=1e-2, min_rho=0.995)}
 
 
 def fusion_spec(config: ModelConfig, *, attention: bool = False) -> GraphSpec:
@@ -63,7 +67,7 @@ def fusion_spec(config: ModelConfig, *, attention: bool = False) -> GraphSpec:
             OutputSpec(f"{name}_attention", "float32", ("batch", config.heads, f"{name}_len"))
             for name in attended(config)
         ]
-    return GraphSpec("fusion", tuple(symbols), tuple(inputs), tuple(outputs), dict(GATES))
+    return GraphSpec("fusion", tuple(symbols), tuple(inputs), tuple(outputs), dict(GATES), dict(CHAIN_GATES))
 
 
 def attended(config: ModelConfig) -> tuple[str, ...]:
@@ -74,11 +78,11 @@ def attended(config: ModelConfig) -> tuple[str, ...]:
 
 
 class FusionModule(nn.Module):
-    """The network with a vector as text input, and with a tuple of tensors as its result."""
+    """The network with a vector as text input, with a tuple of tensors as its result, and with less work."""
 
     def __init__(self, model: Taemi, attention: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model = rewritten(model)
         self.attention = attended(model.config) if attention else ()
 
     def forward(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from taemi_export.exact_rewrites import rewrite_exactly
 from taemi_export.facts import GraphFacts, finish_model
 from taemi_export.onnx_file import read_onnx
 from taemi_export.onnx_graph import trace_graph
@@ -22,7 +24,7 @@ from taemi_export.reference import (
 )
 from taemi_export.report import VerifyReport
 from taemi_export.rules import check_file, check_model
-from taemi_export.weights import WeightRecord, match_weights
+from taemi_export.weights import WeightRecord, check_weight, match_weights
 from taemi_runtime.console import Tick
 from taemi_runtime.errors import ExportError
 from taemi_runtime.host import package_versions
@@ -39,6 +41,8 @@ from taemi_runtime.manifest import (
 from taemi_runtime.spec import Array
 
 if TYPE_CHECKING:
+    import torch
+
     from taemi.exportable import ExportGraph, ExportSource
 
 # Whose versions decide what an export looks like; the ones that are not installed are left out.
@@ -91,22 +95,44 @@ def write_graph(folder: Path, graph: ExportGraph, source: ExportSource, *, debug
     start = time.perf_counter()
     spec = graph.spec
     traced = trace_graph(graph, debug=debug)
-    finish_model(traced.model, GraphFacts(source.family, spec, "fp32", source.trained))
+    rewrite_exactly(traced.model)
+    finish_model(traced.model, GraphFacts(source.family, spec, "fp32", source.is_trained(graph)))
     weights = match_weights(traced.model, graph.weights, traced.used)
     check_model(traced.model, spec)
     path = folder / f"{spec.name}.onnx"
     path.write_bytes(traced.model.SerializeToString())
+    used = _unique_bytes(traced.used)
     # The largest graphs are most of a gigabyte, and the next one is about to be traced.
     del traced
     gc.collect()
     check_file(path, spec)
+    check_weight(path, spec, used)
     return WrittenGraph(
         spec.name,
         path.name,
         time.perf_counter() - start,
-        describe_file(path, graph=spec.name, precision="fp32"),
+        describe_graph(path, spec.name, "fp32"),
         weights.with_file(read_onnx(path)),
     )
+
+
+def _unique_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return how many bytes some tensors take, shared ones once."""
+    unique = {(tensor.data_ptr(), tensor.shape): tensor for tensor in tensors.values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in unique.values())
+
+
+def describe_graph(path: Path, graph: str, precision: str, inputs: dict[str, str] | None = None) -> FileEntry:
+    """Measure an ONNX file for the manifest, its operators included.
+
+    Args:
+        path: The file.
+        graph: The graph that it holds.
+        precision: As built.
+        inputs: Inputs that it takes in another type than the GraphSpec says.
+    """
+    entry = describe_file(path, graph=graph, precision=precision, inputs=inputs)
+    return replace(entry, operators=read_onnx(path).operators)
 
 
 def write_reference(
@@ -154,13 +180,14 @@ def build_manifest(
         trained=source.trained,
         source=Source(checkpoint.name, file_sha256(checkpoint)) if checkpoint is not None else None,
         tools={"python": platform.python_version(), **package_versions(_TOOLS)},
+        random_weights=tuple(graph.spec.name for graph in graphs if not source.is_trained(graph)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
 def with_parity(manifest: Manifest, report: VerifyReport) -> Manifest:
     """Return a manifest that says what verification measured."""
-    return replace(manifest, parity={result.file: result.parity() for result in report.engines})
+    return replace(manifest, parity=report.parities())
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

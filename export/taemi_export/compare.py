@@ -12,6 +12,9 @@ from taemi_export.reference import compared_positions
 from taemi_export.sizes import Case
 from taemi_runtime.spec import Array, Gate, GraphSpec, OutputSpec
 
+# Below this share of its size a float32 value says nothing: 2^-23, and a little for the sum.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -27,6 +30,11 @@ class Difference:
         place: Index of the largest difference.
         got: The engine's value there.
         expected: PyTorch's value there.
+        rho: Pearson correlation of the two outputs over all compared values, -1 to 1; ``None`` where
+            the reference does not vary.
+        nans: How many of the engine's compared values are not finite.
+        scale: max(1, standard deviation of the reference's compared values): what relative gates
+            divide both differences by.
     """
 
     output: str
@@ -38,12 +46,29 @@ class Difference:
     place: tuple[int, ...]
     got: float
     expected: float
+    rho: float | None = None
+    nans: int = 0
+    scale: float = 1.0
+
+    def failures(self, gate: Gate) -> list[str]:
+        """Say which limits of a gate the difference breaks, with both values; empty when none."""
+        scale = self.scale if gate.relative else 1.0
+        found = [f"{self.nans} values are not finite"] if self.nans else []
+        for label, value, limit in (
+            ("max", self.max_abs / scale, gate.max_abs),
+            ("mean", self.mean_abs / scale, gate.mean_abs),
+        ):
+            if limit is not None and not value <= limit:
+                found.append(f"{label} {value:.3g} > {limit:g}")
+        if gate.min_cosine is not None and not self.cosine >= gate.min_cosine:
+            found.append(f"cosine {self.cosine:.6f} < {gate.min_cosine:g}")
+        if gate.min_rho is not None and self.rho is not None and not self.rho >= gate.min_rho:
+            found.append(f"rho {self.rho:.6f} < {gate.min_rho:g}")
+        return found or ([] if math.isfinite(self.max_abs) else ["another shape or element type"])
 
     def passes(self, gate: Gate) -> bool:
         """Say whether the difference stays within a gate."""
-        return (
-            self.max_abs <= gate.max_abs and self.mean_abs <= gate.mean_abs and self.cosine >= gate.min_cosine
-        )
+        return not self.failures(gate)
 
 
 def compare_output(
@@ -83,7 +108,30 @@ def compare_output(
         place,
         float(a[place]),
         float(b[place]),
+        pearson(a[where], b[where]),
+        int(np.count_nonzero(~np.isfinite(a[where]))),
+        max(1.0, float(b[where].std())),
     )
+
+
+def pearson(got: Array, expected: Array) -> float | None:
+    """Return the Pearson correlation of two vectors in double precision.
+
+    Args:
+        got: [n] float64.
+        expected: [n] float64, finite.
+
+    Returns:
+        -1 to 1; 0 where ``got`` is not finite or does not vary; ``None`` where ``expected`` varies by
+        less than float32 can tell from rounding.
+    """
+    spread = float(expected.std())
+    if not spread > _ROUNDING * max(1.0, float(np.abs(expected).max(initial=0.0))):
+        return None
+    if not np.isfinite(got).all() or not float(got.std()) > 0:
+        return 0.0
+    covariance = float(np.mean((got - got.mean()) * (expected - expected.mean())))
+    return covariance / (spread * float(got.std()))
 
 
 def _cosine(a: Array, b: Array) -> float:

@@ -131,8 +131,10 @@ def export_onnx(
             str(error),
             "Nothing was changed: free some space or name another folder with -o BUNDLE",
         ) from error
-    for graph, result in zip(written, report.engines, strict=True):
+    results = {result.file: result for result in report.engines}
+    for graph in written:
         if say is not None:
+            result = results[graph.file]
             say(_line(graph, out, result.parity().max_abs, result.cases))
     return out
 

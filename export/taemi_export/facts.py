@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from taemi_export.onnx_file import OnnxFile
-from taemi_runtime.errors import BundleError
+from taemi_runtime.errors import BundleError, SpecError
 from taemi_runtime.spec import GraphSpec
 from taemi_runtime.strict import from_plain, to_plain
 
@@ -80,5 +80,5 @@ def read_facts(file: OnnxFile, name: str) -> GraphFacts:
         if schema != SCHEMA:
             raise BundleError(asked, f"its schema is {schema!r}, this taemi reads {SCHEMA}", again)
         return from_plain(data, GraphFacts)
-    except ValueError as error:
+    except (ValueError, SpecError) as error:
         raise BundleError(asked, f"its metadata breaks schema {SCHEMA}: {error}", again) from error

@@ -13,6 +13,7 @@ from taemi_runtime.bundle import Bundle
 from taemi_runtime.console import format_size
 from taemi_runtime.errors import BundleError, MissingExtraError, UsageError
 from taemi_runtime.manifest import MANIFEST_NAME, REFERENCE_NAME, FileEntry, Parity, file_sha256
+from taemi_runtime.plan_sidecar import PlanSidecar, read_sidecar, read_sidecar_beside
 from taemi_runtime.spec import Axis, GraphSpec, InputSpec, OutputSpec
 
 
@@ -30,7 +31,7 @@ class TensorRow:
 
 @dataclass(frozen=True)
 class FileRow:
-    """One file of a bundle: ``state`` says whether its bytes are the manifest's."""
+    """One file of a bundle: ``state`` says whether its bytes are the manifest's, and for a plan if it ran."""
 
     name: str
     graph: str
@@ -47,7 +48,7 @@ class Artefact:
 
     Args:
         path: The artefact.
-        kind: ``bundle``, ``onnx`` or ``checkpoint``.
+        kind: ``bundle``, ``onnx``, ``plan`` or ``checkpoint``.
         facts: What there is to say, by label.
         tensors: Inputs and outputs of its graphs.
         files: Its files (bundles).
@@ -72,11 +73,15 @@ def inspect_path(path: Path) -> Artefact:
         return _inspect_bundle(path)
     if path.suffix == ".onnx":
         return _inspect_onnx(path)
+    if path.suffix == ".plan" and path.is_file():
+        return _inspect_plan(path)
     if path.suffix == ".pt":
         return _inspect_checkpoint(path)
     found = "its kind is not known" if path.exists() else "there is no such file"
     raise UsageError(
-        f"cannot inspect {path}", found, "Name a bundle (NAME.taemi), an ONNX file or a checkpoint (.pt)"
+        f"cannot inspect {path}",
+        found,
+        "Name a bundle (NAME.taemi), an ONNX file, a plan (.plan) or a checkpoint (.pt)",
     )
 
 
@@ -110,6 +115,9 @@ def _file_row(bundle: Bundle, name: str, entry: FileEntry) -> FileRow:
     try:
         bundle.file(name)
         state = "intact"
+        if name.endswith(".plan"):
+            sidecar = read_sidecar(bundle, name)
+            state = f"intact; {sidecar.words(_plan_state(bundle, sidecar))}"
     except BundleError as error:
         state = error.found
     return FileRow(
@@ -150,6 +158,58 @@ def _inspect_onnx(path: Path) -> Artefact:
         rows += [_value_row("output", value) for value in file.outputs]
     facts |= _membership(path)
     return Artefact(str(path), "onnx", facts, tuple(rows))
+
+
+def _inspect_plan(path: Path) -> Artefact:
+    """Describe a plan from its sidecar; nothing of the plan itself is deserialised."""
+    facts = _membership(path)
+    bundle = Bundle.open(path.parent) if (path.parent / MANIFEST_NAME).is_file() else None
+    if bundle is not None and path.name in bundle.manifest.files:
+        sidecar = read_sidecar(bundle, path.name)
+        state = _plan_state(bundle, sidecar)
+    else:
+        sidecar = read_sidecar_beside(path)
+        state = sidecar.state
+    layers = ", ".join(f"{count} {name}" for name, count in sidecar.layer_types.items())
+    where = f"on {sidecar.device}, driver for CUDA {sidecar.driver}" if sidecar.device else "with no GPU"
+    facts = {
+        "graph": sidecar.graph,
+        "state": state,
+        "library": sidecar.maker,
+        "target": f"{sidecar.target}, compute capability {sidecar.compute_capability}",
+        "runs on": _COMPATIBILITY[sidecar.compatibility],
+        "precision": f"{sidecar.precision}, TF32 {'allowed' if sidecar.tf32 else 'off'}",
+        "layers by type": layers,
+        "built": f"{sidecar.created or 'at an unknown time'} {where} in {sidecar.build_seconds:.1f} s, "
+        f"with at most {format_size(sidecar.workspace_bytes)} of scratch memory",
+        "built from": f"{sidecar.source} (sha256 {sidecar.source_sha256})",
+        "size": format_size(sidecar.plan_bytes),
+        "sha256": sidecar.plan_sha256,
+        **facts,
+    }
+    rows = [
+        TensorRow(sidecar.graph, "input", name, dtype, str(profile.inputs[name]), f"profile {profile.name}")
+        for name, dtype in sidecar.inputs.items()
+        for profile in sidecar.profiles
+    ]
+    rows += [
+        TensorRow(sidecar.graph, "output", name, dtype, "", "") for name, dtype in sidecar.outputs.items()
+    ]
+    return Artefact(str(path), "plan", facts, tuple(rows))
+
+
+def _plan_state(bundle: Bundle, sidecar: PlanSidecar) -> str:
+    """Say whether a plan ever ran: what its sidecar says, or what verification measured since."""
+    parity = bundle.manifest.parity.get(sidecar.plan)
+    if sidecar.executed is None and parity is not None and parity.method == "executed" and parity.cases:
+        return f"executed by taemi-export verify on {parity.device}"
+    return sidecar.state
+
+
+_COMPATIBILITY = {
+    "same-compute-capability": "GPUs of the same compute capability",
+    "ampere-plus": "Ampere and later GPUs",
+}
 
 
 def _membership(path: Path) -> dict[str, str]:
@@ -235,8 +295,11 @@ def format_parity(parity: Parity | None) -> str:
     """Say in a line what verification measured."""
     if parity is None:
         return "not verified"
+    if parity.method == "not run":
+        return "built, not run"
     verdict = "passed" if parity.passed else "FAILED"
     return (
         f"{verdict}: max |difference| {parity.max_abs:.1e} ({parity.output}), mean {parity.mean_abs:.1e}, "
         f"cosine {parity.min_cosine:.6f} in {parity.cases} cases on {parity.backend}"
+        + ("" if parity.trained else ", random weights")
     )

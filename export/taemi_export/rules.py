@@ -7,7 +7,11 @@ been computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,24 +70,29 @@ _SCATTERS = {"ScatterND": 1, "ScatterElements": 1}
 _ARITHMETIC = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Reciprocal", "MatMul", "Gemm", "Exp", "Tanh", "Einsum"}
 )
+# What a path of a user or a Python traceback looks like, on any machine.
+_TRACE = re.compile(rb"/home/\w+|/Users/\w+|[A-Za-z]:\\{1,2}\w+|site-packages|File \"|\.py[:\"']")
+_SHORT_PATH = 3
+"""Paths of so few characters (/, /a) may be part of any name."""
 _SMALL = 4096
 """Arithmetic on constants smaller than this costs nothing worth a refusal."""
 
 Rule = Callable[["onnx.ModelProto"], Iterator[str]]
 
 
-def check_model(model: onnx.ModelProto, spec: GraphSpec) -> None:
+def check_model(model: onnx.ModelProto, spec: GraphSpec, inputs: Mapping[str, str] | None = None) -> None:
     """Refuse a graph that breaks a rule.
 
     Args:
         model: The finished graph.
         spec: Its description.
+        inputs: Inputs that it takes in another type than the description says, e.g. half precision.
 
     Raises:
         ExportError: Names every broken rule with the nodes that break it.
     """
     problems = [problem for rule in RULES for problem in rule(model)]
-    problems += _interface(model, spec)
+    problems += _interface(model, spec, inputs or {})
     if problems:
         raise ExportError(
             f"graph {spec.name!r} breaks {len(problems)} rule{'s' if len(problems) > 1 else ''}",
@@ -162,7 +171,7 @@ def _boolean_where(model: onnx.ModelProto) -> Iterator[str]:
     wheres = [node for node in model.graph.node if node.op_type == "Where"]
     if not wheres:
         return
-    inferred = onnx.shape_inference.infer_shapes(_without_weights(model))
+    inferred = onnx.shape_inference.infer_shapes(without_weights(model))
     kinds = {
         value.name: value.type.tensor_type.elem_type
         for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
@@ -172,7 +181,7 @@ def _boolean_where(model: onnx.ModelProto) -> Iterator[str]:
             yield f"{_where(node)} selects booleans, for which ONNX Runtime has no kernel: use & and |"
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with large initialisers as inputs: types are inferred without copying them."""
     import onnx
 
@@ -221,6 +230,25 @@ def _private_notes(model: onnx.ModelProto) -> Iterator[str]:
         yield "nodes carry notes of the machine that exported them"
 
 
+def _local_paths(model: onnx.ModelProto) -> Iterator[str]:
+    """Look for what an exporter leaves behind of its machine: paths and stack traces, in any string."""
+    light = without_weights(model)
+    # The bytes of a thousand numbers spell "F:\\1" once in a while.
+    constants = [item.t for node in light.graph.node for item in node.attribute if item.HasField("t")]
+    for tensor in (*light.graph.initializer, *constants):
+        tensor.ClearField("raw_data")
+    content = light.SerializeToString()
+    notes = [f"{entry.key}={entry.value}" for entry in model.metadata_props]
+    content += "\n".join([*notes, model.producer_name, model.producer_version, model.doc_string]).encode()
+    places = {os.fsencode(place) for place in (Path.cwd(), sys.prefix, Path.home(), tempfile.gettempdir())}
+    for place in sorted(places):
+        if len(place) > _SHORT_PATH and place in content:
+            yield f"it names a place on this machine ({os.fsdecode(place)})"
+    trace = _TRACE.search(content)
+    if trace is not None:
+        yield f"it holds a path or a stack trace ({trace.group().decode(errors='replace')!r})"
+
+
 RULES: tuple[Rule, ...] = (
     _operators,
     _data_dependent_shapes,
@@ -229,15 +257,16 @@ RULES: tuple[Rule, ...] = (
     _one_file,
     _opset,
     _private_notes,
+    _local_paths,
 )
 
 
-def _interface(model: onnx.ModelProto, spec: GraphSpec) -> Iterator[str]:
+def _interface(model: onnx.ModelProto, spec: GraphSpec, inputs: Mapping[str, str]) -> Iterator[str]:
     for kind, items, values in (
         ("input", spec.inputs, model.graph.input),
         ("output", spec.outputs, model.graph.output),
     ):
-        wanted = [f"{item.name} {item.dtype} {list(item.shape)}" for item in items]
+        wanted = [f"{item.name} {inputs.get(item.name, item.dtype)} {list(item.shape)}" for item in items]
         got = [_describe(value) for value in values]
         if wanted != got:
             yield f"its {kind}s are {got}, expected {wanted}"

@@ -18,6 +18,10 @@ from taemi_runtime.spec import GraphSpec, Symbol
 # every engine stays a matter of seconds to a few minutes on two cores.
 MAX_INPUT_ELEMENTS = 8 * 2**20
 MAX_ROWS = 8
+MOST_ROWS = 32
+"""The largest batch of the default optimisation profiles; tried at the shortest lengths."""
+_MOST_ELEMENTS = 2**21
+"""Where that many rows would be larger, as images are, fewer do: each costs a whole encoder's run."""
 RAGGED_ROWS = 3
 MAX_PRESENCE_COLUMNS = 6
 
@@ -147,7 +151,13 @@ def _candidates(spec: GraphSpec) -> Iterator[tuple[Case, bool]]:
     yield _case(spec, "odd", 2, odd, ragged=True), False
     if isinstance(rows, str):
         yield _case(spec, "rows", min(spec.symbol(rows).typical, MAX_ROWS), some, ragged=True), False
-        yield _case(spec, "most-rows", MAX_ROWS, shortest, ragged=True), False
+        yield _case(spec, "most-rows", _most_rows(spec, shortest, rows), shortest, ragged=True), False
+
+
+def _most_rows(spec: GraphSpec, lengths: dict[str, int], axis: str) -> int:
+    one = spec.sizes({**lengths, axis: spec.symbol(axis).minimum})
+    elements = sum(math.prod(spec.shape(item, one)) for item in spec.inputs)
+    return MOST_ROWS if MOST_ROWS * elements <= _MOST_ELEMENTS else MAX_ROWS
 
 
 def _case(
@@ -172,19 +182,25 @@ def _clamp(symbol: Symbol, length: int) -> int:
     return max(symbol.minimum, min(length, high))
 
 
+def presence_patterns(spec: GraphSpec) -> list[tuple[bool, ...]]:
+    """Return every combination of a graph's presence flags; none where it has no such input."""
+    if spec.presence is None:
+        return []
+    columns = len(spec.presence.governs)
+    if columns <= MAX_PRESENCE_COLUMNS:
+        return list(itertools.product((True, False), repeat=columns))
+    # Beyond that: all, none, each alone and each missing.
+    alone = [tuple(at == column for at in range(columns)) for column in range(columns)]
+    missing = [tuple(not flag for flag in pattern) for pattern in alone]
+    return [(True,) * columns, (False,) * columns, *alone, *missing]
+
+
 def _patterns(spec: GraphSpec) -> Iterator[tuple[str, tuple[tuple[bool, ...], ...]]]:
     """Yield every combination of presence flags, cut into batches that the graph takes."""
     flags = spec.presence
+    patterns = presence_patterns(spec)
     if flags is None:
         return
-    columns = len(flags.governs)
-    if columns <= MAX_PRESENCE_COLUMNS:
-        patterns = list(itertools.product((True, False), repeat=columns))
-    else:
-        # Beyond that: all, none, each alone and each missing.
-        alone = [tuple(at == column for at in range(columns)) for column in range(columns)]
-        patterns = [(True,) * columns, (False,) * columns, *alone]
-        patterns += [tuple(not flag for flag in pattern) for pattern in alone]
     axis = flags.shape[0]
     size = axis if isinstance(axis, int) else _clamp(spec.symbol(axis), len(patterns))
     for number, start in enumerate(range(0, len(patterns), size)):

@@ -1,28 +1,33 @@
 """Verification: does every engine of a bundle compute what PyTorch computed?
 
-Three things are compared for each engine file: its bytes with the manifest, its weights with those
-that were exported (float32 graphs), and its outputs with PyTorch's on every reference case. Nothing
-here needs torch or onnx, so that a bundle can be verified on the host that will serve it.
+For each engine file its bytes are compared with the manifest, its weights with those that were exported
+(float32 graphs), its outputs with PyTorch's on every reference case, and padded rows with the same rows
+alone; int8 is judged by the scores of the whole chain besides. float32 and int8 graphs need neither torch
+nor onnx for that, so that a bundle can be verified on the host that will serve it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from taemi_export.compare import Difference, compare_output
+from taemi_export.chain_check import verify_chains
+from taemi_export.comparison import Comparison, Job, Target
 from taemi_export.facts import read_facts
+from taemi_export.gates import Limit, tighten
+from taemi_export.method import choose_method, open_evaluator
 from taemi_export.onnx_file import OnnxFile, read_onnx
-from taemi_export.reference import GraphReference, Reference, checked_inputs, open_reference
-from taemi_export.report import EngineResult, OutputResult, VerifyReport, parity_error, worst_of
+from taemi_export.reference import GraphReference, open_reference
+from taemi_export.report import EngineResult, VerifyReport
 from taemi_export.weights import changed_tensors
-from taemi_runtime.backends import open_engine
+from taemi_runtime.atomic import write_text
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.console import Tick
-from taemi_runtime.engine import Engine, EngineOptions
-from taemi_runtime.errors import BundleError, TaemiError, UsageError
-from taemi_runtime.manifest import REFERENCE_NAME
-from taemi_runtime.spec import Gate, GraphSpec
+from taemi_runtime.engine import EngineOptions
+from taemi_runtime.errors import BundleError, TaemiError, UsageError, WriteError
+from taemi_runtime.manifest import MANIFEST_NAME, REFERENCE_NAME, format_manifest, is_trained
+from taemi_runtime.spec import GraphSpec
 
 _AGAIN = "Export the bundle again: taemi-export onnx CKPT --force"
 
@@ -32,6 +37,8 @@ def verify_bundle(
     engine: Path | None = None,
     options: EngineOptions | None = None,
     progress: Tick | None = None,
+    limits: Sequence[Limit] = (),
+    only: Sequence[str] | None = None,
 ) -> VerifyReport:
     """Compare a bundle's engines with PyTorch's reference outputs.
 
@@ -41,6 +48,8 @@ def verify_bundle(
             graph it holds.
         options: Where the engines run.
         progress: Called with (engine, cases done, cases in all).
+        limits: Gates that are tighter than the bundle's.
+        only: Names of the engine files to verify; all when ``None``.
 
     Returns:
         What was found. A wrong number, weight or byte is a result, not an exception.
@@ -48,33 +57,54 @@ def verify_bundle(
     Raises:
         BundleError: The bundle or its reference cannot be read at all.
         EngineError: An engine cannot be run on this host.
+        MissingExtraError: Half precision cannot be judged without torch and onnx.
+        UsageError: A limit is looser than the bundle's.
     """
     bundle = Bundle.open(path)
+    specs = tighten(bundle.manifest.graphs, limits)
     reference = open_reference(bundle.file(REFERENCE_NAME))
-    targets = _targets(bundle, engine)
+    targets = [item for item in _targets(bundle, engine) if only is None or item.name in only]
     tick = progress or _ignore
     options = options or EngineOptions()
-    results = tuple(_verify_engine(bundle, reference, target, options, tick) for target in targets)
-    errors = () if engine is not None else tuple(_damaged_files(bundle))
-    return VerifyReport(path, reference.index.tools, results, errors)
+    job = Job(bundle, reference, options, tick, specs)
+    results = tuple(_verify_engine(job, target) for target in targets)
+    chains = tuple(verify_chains(job, targets, results))
+    errors = () if engine is not None or only is not None else tuple(_damaged_files(bundle))
+    return VerifyReport(path, reference.index.tools, results, errors, chains)
+
+
+def store_parity(report: VerifyReport) -> bool:
+    """Write what was measured into the bundle's manifest, atomically; files outside are left out.
+
+    An engine that nothing here runs keeps what another machine measured of it.
+
+    Returns:
+        Whether the manifest now says what the report says; ``False`` where it cannot be written.
+    """
+    manifest = Bundle.open(report.bundle).manifest
+    unrun = {engine.file for engine in report.unrun}
+    measured = {
+        name: parity
+        for name, parity in report.parities().items()
+        if name in manifest.files and not (name in unrun and name in manifest.parity)
+    }
+    parity = {**manifest.parity, **measured}
+    if parity == manifest.parity:
+        return True
+    try:
+        write_text(report.bundle / MANIFEST_NAME, format_manifest(replace(manifest, parity=parity)))
+    except WriteError:
+        return False
+    return True
 
 
 def _ignore(step: str, done: int, total: int) -> None:
     pass
 
 
-@dataclass(frozen=True)
-class _Target:
-    name: str
-    path: Path
-    graph: str
-    precision: str
-    listed: bool
-
-
-def _targets(bundle: Bundle, engine: Path | None) -> list[_Target]:
+def _targets(bundle: Bundle, engine: Path | None) -> list[Target]:
     listed = [
-        _Target(name, bundle.folder / name, entry.graph, entry.precision or "fp32", True)
+        Target(name, bundle.folder / name, entry.graph, entry.precision or "fp32", True)
         for name, entry in bundle.manifest.files.items()
         if entry.graph is not None
     ]
@@ -101,7 +131,7 @@ def _targets(bundle: Bundle, engine: Path | None) -> list[_Target]:
             f"it holds graph {facts.graph.name!r}, the bundle has {sorted(bundle.manifest.graphs)}",
             "Name the bundle that it was exported with",
         )
-    return [_Target(str(engine), engine, facts.graph.name, facts.precision, False)]
+    return [Target(str(engine), engine, facts.graph.name, facts.precision, False)]
 
 
 def _damaged_files(bundle: Bundle) -> list[TaemiError]:
@@ -115,13 +145,13 @@ def _damaged_files(bundle: Bundle) -> list[TaemiError]:
     return errors
 
 
-def _verify_engine(
-    bundle: Bundle, reference: Reference, target: _Target, options: EngineOptions, tick: Tick
-) -> EngineResult:
+def _verify_engine(job: Job, target: Target) -> EngineResult:
+    bundle = job.bundle
     spec = bundle.manifest.graphs.get(target.graph)
-    known = reference.index.graphs.get(target.graph)
-    gate = spec.gates.get(target.precision) if spec is not None else None
-    result = EngineResult(target.name, target.graph, target.precision, gate)
+    known = job.reference.index.graphs.get(target.graph)
+    gate = job.specs[target.graph].gates.get(target.precision) if spec is not None else None
+    trained = is_trained(bundle.manifest, target.graph)
+    result = EngineResult(target.name, target.graph, target.precision, gate, trained)
     asked = f"cannot verify {target.name}"
     if spec is None or known is None or gate is None:
         missing = "graph" if spec is None else "reference" if known is None else "parity gate"
@@ -142,25 +172,43 @@ def _verify_engine(
         if target.precision == "fp32":
             weights = len(known.weights.sha256)
             errors += _check_weights(target, known, file)
-    with open_engine(target.path, spec, options, precision=target.precision) as engine:
-        outputs = _compare(engine, spec, gate, reference, known, target, tick)
-        backend = f"{engine.info.backend} {' '.join(engine.info.versions.values())}".strip()
-        device = engine.info.device
-    errors += [
-        parity_error(target.name, spec, target.precision, gate, item) for item in outputs if not item.passed
-    ]
+    method = choose_method(target.path, target.precision, job.options)
+    result = replace(result, method=method, weights=weights, errors=tuple(errors))
+    if method == "not run":
+        return result
+    evaluator = open_evaluator(
+        target.path,
+        spec,
+        method,
+        job.options,
+        {"precision": target.precision},
+        _single(bundle, target) if method == "half-outputs" else None,
+    )
+    try:
+        compared = Comparison(job, spec, gate, known, target, evaluator)
+        outputs = compared.run()
+    finally:
+        evaluator.close()
     return replace(
         result,
-        backend=backend,
-        device=device,
-        cases=len(known.cases),
+        backend=evaluator.backend,
+        device=evaluator.device,
+        cases=compared.cases,
+        refused=tuple(compared.refused),
         outputs=tuple(outputs),
-        weights=weights,
-        errors=tuple(errors),
+        errors=(*errors, *compared.errors),
     )
 
 
-def _check_facts(target: _Target, spec: GraphSpec, file: OnnxFile) -> list[TaemiError]:
+def _single(bundle: Bundle, target: Target) -> Path | None:
+    """Return the float32 file of a target's graph, checked."""
+    for name, entry in bundle.engine_files(target.graph):
+        if entry.precision == "fp32" and name.endswith(".onnx"):
+            return bundle.file(name)
+    return None
+
+
+def _check_facts(target: Target, spec: GraphSpec, file: OnnxFile) -> list[TaemiError]:
     asked = f"cannot trust {target.name}"
     if file.external:
         return [BundleError(asked, "some of its weights lie in another file, which no digest covers", _AGAIN)]
@@ -180,7 +228,7 @@ def _check_facts(target: _Target, spec: GraphSpec, file: OnnxFile) -> list[Taemi
     return []
 
 
-def _check_weights(target: _Target, known: GraphReference, file: OnnxFile) -> list[TaemiError]:
+def _check_weights(target: Target, known: GraphReference, file: OnnxFile) -> list[TaemiError]:
     changed = changed_tensors(known.weights, file)
     if not changed:
         return []
@@ -190,26 +238,3 @@ def _check_weights(target: _Target, known: GraphReference, file: OnnxFile) -> li
             f"{target.name} does not hold the weights that were exported", f"{changed[0]}{more}", _AGAIN
         )
     ]
-
-
-def _compare(
-    engine: Engine,
-    spec: GraphSpec,
-    gate: Gate,
-    reference: Reference,
-    known: GraphReference,
-    target: _Target,
-    tick: Tick,
-) -> list[OutputResult]:
-    differences: dict[str, list[Difference]] = {item.name: [] for item in spec.outputs}
-    for number, case in enumerate(known.cases):
-        tick(f"verify {target.name}", number, len(known.cases))
-        inputs = checked_inputs(spec, case, reference.index.tools)
-        expected = reference.outputs(spec, case)
-        got = engine.run(inputs)
-        for item in spec.outputs:
-            differences[item.name].append(
-                compare_output(spec, item, case, inputs, got[item.name], expected[item.name])
-            )
-    tick(f"verify {target.name}", len(known.cases), len(known.cases))
-    return [worst_of(item.name, differences[item.name], gate) for item in spec.outputs]

@@ -12,10 +12,12 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taemi_export.onnx_file import OnnxFile
 from taemi_runtime.errors import ExportError
+from taemi_runtime.spec import GraphSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # A permutation of more axes than this is no layout change that an exporter makes.
 _MAX_PERMUTED_AXES = 4
+# Nodes, names and metadata may take this many bytes besides 5 % of the weights.
+_SPARE = 2**19
 # Smaller constants are scalars, shapes and the like, not weights.
 _SMALL = 32
 
@@ -129,6 +133,26 @@ def changed_tensors(record: WeightRecord, file: OnnxFile) -> list[str]:
     differences += [f"weight {name} is missing" for name in expected if name not in found]
     differences += [f"weight {name} was not exported" for name in found if name not in expected]
     return differences
+
+
+def check_weight(path: Path, spec: GraphSpec, weights: int) -> None:
+    """Refuse a file that is not about as large as its weights: each is in it once, and little else.
+
+    Args:
+        path: The file.
+        spec: Its graph.
+        weights: How many bytes the weights take that the graph reads.
+
+    Raises:
+        ExportError: It differs by more than 5 %, beyond what nodes and names take.
+    """
+    size = path.stat().st_size
+    if not 0.95 * weights <= size <= 1.05 * weights + _SPARE:
+        raise ExportError(
+            f"cannot use the exported graph {spec.name!r}",
+            f"its file has {size} bytes, its weights take {weights}: more than 5 % off",
+            "A weight is missing or stored more than once: report this with --debug's output",
+        )
 
 
 def _permuted(tensor: torch.Tensor, by_content: Mapping[str, str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -113,6 +114,9 @@ def _put_in_place(part: Path, path: Path) -> None:
     if not path.exists():
         part.replace(path)
         return
+    if _exchange(part, path):
+        # The old folder stands under the temporary name now, and is deleted with it.
+        return
     old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent)) / path.name
     path.replace(old)
     try:
@@ -122,3 +126,16 @@ def _put_in_place(part: Path, path: Path) -> None:
         raise
     finally:
         shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths in one step, so that neither name is ever free; ``False`` where that is impossible.
+
+    Linux's renameat2(2) with RENAME_EXCHANGE; some file systems and other kernels do not have it.
+    """
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of linux/fcntl.h and linux/fs.h
+    return bool(swap(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,8 @@ from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.errors import BundleError, EngineError, TaemiError, UsageError
 from taemi_runtime.host import parse_device
 from taemi_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, file_sha256
+from taemi_runtime.plan_sidecar import read_sidecar, read_sidecar_beside, sidecar_name
+from taemi_runtime.processor import has_dot_products
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ _PLANS = (".plan", ".engine", ".trt")
 
 # When a bundle holds several precisions and nobody chose: the one with the tightest parity gate.
 _PRECISIONS = ("fp32", "fp16", "int8")
+_INTEGER = "int8"
+_WHOLE_BITS = 8
 
 
 class LoadedModel:
@@ -155,19 +160,51 @@ def _from_bundle(
         options: Device and threads.
         override: A graph's name with the file and precision that run it instead of the bundle's choice.
     """
+    # An engine for integers is named for speed on a CPU: the other graphs then are such, too.
+    prefer = override[2] if override is not None and override[2] == _INTEGER else None
+    if prefer and (beside := _in_precision(bundle, prefer, override)):
+        _log.info("%s runs beside it: %s", prefer, ", ".join(beside))
 
     def open_graph(graph: str) -> Engine:
         spec = bundle.manifest.graphs[graph]
         if override is not None and override[0] == graph:
-            return open_engine(override[1], spec, options, precision=override[2])
-        name, entry = _choose(bundle, graph)
-        return open_engine(bundle.file(name), spec, options, precision=entry.precision)
+            name, file, precision = override[1].name, override[1], override[2]
+        else:
+            name, entry = _choose(bundle, graph, prefer)
+            file, precision = bundle.file(name), entry.precision or _PRECISIONS[0]
+        if precision != _INTEGER:
+            return open_engine(file, spec, options, precision=precision)
+        _warn_about_sums(bundle.manifest, name)
+        # What a GPU has no integer kernel for would come back to the CPU value by value.
+        where = replace(options, device="cpu") if options.device == "auto" else options
+        return open_engine(file, spec, where, precision=precision)
 
     return LoadedModel(path, bundle.manifest, options, open_graph, bundle.read)
 
 
-def _choose(bundle: Bundle, graph: str) -> tuple[str, FileEntry]:
-    """Return the engine file of a graph that this machine runs best."""
+def _in_precision(bundle: Bundle, precision: str, override: tuple[str, Path, str] | None) -> list[str]:
+    """Return the engine files that run in a precision beside the one that was named."""
+    others = [graph for graph in bundle.manifest.graphs if override is None or graph != override[0]]
+    return [
+        name
+        for graph in others
+        for name, entry in bundle.engine_files(graph)
+        if entry.precision == precision and takers(Path(name))
+    ]
+
+
+def _warn_about_sums(manifest: Manifest, name: str) -> None:
+    conversion = manifest.conversions.get(name)
+    if conversion is not None and conversion.weight_bits == _WHOLE_BITS and not has_dot_products():
+        _log.warning(
+            "%s has weights of 8 bits, and this processor has no integer dot products (VNNI): sums may "
+            "saturate. Make one for every processor: taemi-export quantize BUNDLE --weight-bits 7 --force",
+            name,
+        )
+
+
+def _choose(bundle: Bundle, graph: str, prefer: str | None = None) -> tuple[str, FileEntry]:
+    """Return the engine file of a graph that this machine runs best, in a preferred precision if it can."""
     files = bundle.engine_files(graph)
     runnable = [(name, entry) for name, entry in files if takers(Path(name))]
     if not runnable:
@@ -177,7 +214,7 @@ def _choose(bundle: Bundle, graph: str) -> tuple[str, FileEntry]:
             f"no backend takes its engine files ({listed})",
             "Export it again: taemi-export onnx CKPT --force",
         )
-    return min(runnable, key=lambda item: _rank(item[1].precision))
+    return min(runnable, key=lambda item: (item[1].precision != prefer, _rank(item[1].precision)))
 
 
 def _rank(precision: str | None) -> int:
@@ -256,15 +293,30 @@ def _refusal(path: Path, folder: Path | None) -> TaemiError:
     if path.suffix.lower() not in _PLANS:
         kind = f"files that end in {path.suffix}" if path.suffix else "files without a suffix"
         return UsageError(f"cannot open engine {path}", f"{kind} are not known", _takes())
-    found = "it is a TensorRT plan, and this version of taemi runs ONNX graphs and checkpoints only"
     folder = folder or (path.parent if (path.parent / MANIFEST_NAME).is_file() else None)
     if folder is None:
+        found = f"it is {_plan_words(path)}, and this version of taemi runs ONNX graphs and checkpoints only"
         return EngineError(asked, found, "Name the bundle that it was built from: --engine NAME.taemi")
     bundle = Bundle.open(folder)
     entry = bundle.manifest.files.get(path.name)
     graph = entry.graph if entry and entry.graph else next(iter(bundle.manifest.graphs))
+    words = _plan_words(path)
+    if path.resolve().parent == bundle.folder.resolve() and sidecar_name(path.name) in bundle.manifest.files:
+        try:
+            words = read_sidecar(bundle, path.name).words()
+        except BundleError as error:
+            return error
     name, _ = _choose(bundle, graph)
+    found = f"it is {words}, and this version of taemi runs ONNX graphs and checkpoints only"
     return EngineError(asked, found, f"Run the same graph with --engine {bundle.folder / name}")
+
+
+def _plan_words(path: Path) -> str:
+    """Say what a plan outside of any manifest is: what its sidecar says, if it has one that is its own."""
+    try:
+        return read_sidecar_beside(path).words()
+    except BundleError:
+        return "a TensorRT plan"
 
 
 def _takes() -> str:

@@ -7,7 +7,7 @@ which input, what the outputs are called, and how far each precision may be from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -127,17 +127,24 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Gate:
-    """How far an engine of one precision may be from the PyTorch reference.
+    """How far an engine of one precision may be from the PyTorch reference; ``None`` sets no limit.
+
+    Whatever a gate allows, a value that is not finite where PyTorch's is never passes.
 
     Args:
         max_abs: Largest absolute difference of any element.
         mean_abs: Largest mean absolute difference over an output.
         min_cosine: Smallest cosine similarity between an output and its reference.
+        min_rho: Smallest Pearson correlation between an output and its reference.
+        relative: Whether both differences are first divided by max(1, the reference's standard
+            deviation): features of an encoder have no fixed scale, scores have.
     """
 
-    max_abs: float
-    mean_abs: float
-    min_cosine: float = 0.0
+    max_abs: float | None = None
+    mean_abs: float | None = None
+    min_cosine: float | None = None
+    min_rho: float | None = None
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,8 @@ class GraphSpec:
         inputs: The inputs in the order of the graph.
         outputs: The outputs in the order of the graph.
         gates: Parity gates by precision name, e.g. ``{"fp32": Gate(1e-4, 1e-5)}``.
+        chain_gates: Gates for this graph's outputs when other graphs of the model, in that precision,
+            feed its inputs; for the model's first graph, by precision name.
 
     Raises:
         SpecError: Names clash, a symbol is unknown, or a mask refers to nothing.
@@ -160,6 +169,7 @@ class GraphSpec:
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
     gates: dict[str, Gate]
+    chain_gates: dict[str, Gate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_names()
@@ -245,11 +255,12 @@ class GraphSpec:
         """Return the concrete shape of an input or output."""
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in item.shape)
 
-    def check(self, arrays: Arrays) -> dict[str, int]:
+    def check(self, arrays: Arrays, halves: Collection[str] = ()) -> dict[str, int]:
         """Check names, element types and shapes of a call's inputs before anything runs.
 
         Args:
             arrays: The inputs by name.
+            halves: Names of float32 inputs that may come as float16, too.
 
         Returns:
             The length of every symbol.
@@ -266,7 +277,7 @@ class GraphSpec:
             )
         sizes: dict[str, int] = {}
         for item in self.inputs:
-            self._check_array(item, arrays[item.name], sizes)
+            self._check_array(item, arrays[item.name], sizes, item.name in halves)
         for symbol in self.symbols:
             if symbol.name not in sizes:
                 continue
@@ -281,11 +292,12 @@ class GraphSpec:
                     )
         return sizes
 
-    def _check_array(self, item: InputSpec, array: Array, sizes: dict[str, int]) -> None:
+    def _check_array(self, item: InputSpec, array: Array, sizes: dict[str, int], half: bool) -> None:
         place = f"{self.name}.{item.name}"
-        wanted = f"{item.dtype} [{', '.join(map(str, item.shape))}]"
+        dtypes = (item.dtype, "float16") if half else (item.dtype,)
+        wanted = f"{' or '.join(dtypes)} [{', '.join(map(str, item.shape))}]"
         got = f"{array.dtype} {list(array.shape)}"
-        if str(array.dtype) != item.dtype or array.ndim != len(item.shape):
+        if str(array.dtype) not in dtypes or array.ndim != len(item.shape):
             raise InputError(f"input {place} has the wrong type", f"got {got}, expected {wanted}")
         for axis, length in zip(item.shape, array.shape, strict=True):
             known = axis if isinstance(axis, int) else sizes.setdefault(axis, length)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from taemi_runtime.backends import backend, open_engine, registered
 from taemi_runtime.draw import draw_inputs
@@ -228,6 +229,52 @@ class TestEngineContract:
             assert engine.info.precision == "fp16"
         assert y.dtype == np.float32
         np.testing.assert_array_equal(y, (x.astype(np.float16) * 2).astype(np.float32))
+
+    def test_half_precision_inputs_may_come_as_they_are_and_must_fit(self, name, tmp_path):
+        spec = GraphSpec(
+            "g",
+            (Symbol("batch"), Symbol("steps", typical=2, maximum=9)),
+            (
+                InputSpec("x", "float32", ("batch", "steps", 1), half=True),
+                InputSpec("x_mask", "bool", ("batch", "steps"), role="mask", masks="x"),
+            ),
+            (OutputSpec("y", "float32", ("batch", "steps", 1)),),
+            {},
+        )
+        weights = [
+            numpy_helper.from_array(np.float16(0), "zero"),
+            numpy_helper.from_array(np.array([2]), "column"),
+        ]
+        nodes = [
+            helper.make_node("Unsqueeze", ["x_mask", "column"], ["valid"]),
+            helper.make_node("Where", ["valid", "x", "zero"], ["y"]),
+        ]
+        shape = ["batch", "steps", 1]
+        x_info, y_info = (
+            helper.make_tensor_value_info(label, TensorProto.FLOAT16, shape) for label in ("x", "y")
+        )
+        mask_info = helper.make_tensor_value_info("x_mask", TensorProto.BOOL, shape[:2])
+        graph = helper.make_graph(nodes, "g", [x_info, mask_info], [y_info], weights)
+        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        path = tmp_path / "g.fp16.onnx"
+        onnx.save(made, path)
+        x = np.array([[[0.1], [3e38]]], dtype=np.float32)
+        mask = np.array([[True, False]])
+        with open_engine(path, spec, backend=name, precision="fp16") as engine, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert engine.info.inputs == {"x": "float16"}
+            wide = engine.run({"x": x, "x_mask": mask})["y"]
+            narrow = np.array([[[0.1], [np.inf]]], dtype=np.float16)
+            np.testing.assert_array_equal(engine.run({"x": narrow, "x_mask": mask})["y"], wide)
+            assert wide.dtype == np.float32
+            engine.run({"x": np.full((1, 2, 1), 65504, np.float32), "x_mask": ~mask | mask})
+            with pytest.raises(
+                InputError,
+                match=r"g\.x does not fit into half precision.*65536\.0 at \(0, 1, 0\), .*ends at 65504",
+            ):
+                engine.run({"x": np.array([[[1], [65536]]], np.float32), "x_mask": ~mask | mask})
+            with pytest.raises(InputError, match=r"got float64.*expected float32 or float16"):
+                engine.run({"x": x.astype(np.float64), "x_mask": mask})
 
     def test_the_other_device_is_refused(self, name, path):
         device = "cpu" if "cuda" in name else "cuda"

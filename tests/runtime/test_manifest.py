@@ -37,7 +37,8 @@ def test_a_manifest_survives_writing_and_reading(bundle, tmp_path):
         (lambda d: d.update(colour="red"), r"breaks schema 1: unknown field colour at \$"),
         (
             lambda d: d["files"]["fusion.onnx"].update(size=3),
-            r"unknown field size at \$\.files\.fusion\.onnx \(known: bytes, graph, precision, sha256\)",
+            r"unknown field size at \$\.files\.fusion\.onnx "
+            r"\(known: bytes, graph, inputs, operators, precision, sha256\)",
         ),
         (lambda d: d.pop("family"), "missing required field `family`"),
         (lambda d: d.update(trained="yes"), r"Expected `bool`, got `str` - at `\$\.trained`"),
