@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +16,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from taemi_runtime.errors import EngineError, InputError
+from taemi_runtime.errors import EngineError, InputError, UsageError
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec
+
+HALF_MAX = 65504.0
+"""The largest finite half-precision number (IEEE 754 binary16)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class EngineInfo:
         versions: Version of each library underneath.
         limits: Largest length of each bounded axis.
         threads: Threads inside one call; 0 where the backend decides.
+        inputs: Dtypes of the inputs that the engine takes otherwise than the GraphSpec says, e.g.
+            ``{"x": "float16"}``; callers may give float32 or that.
     """
 
     path: str
@@ -40,6 +46,7 @@ class EngineInfo:
     versions: dict[str, str] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
     threads: int = 0
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,31 @@ class EngineOptions:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an explicit device never falls back.
         threads: Threads inside one call; 0 lets the backend use the cores that this process may use.
-        tf32: Whether CUDA matrix products may round to TF32.
+        tf32: Whether CUDA matrix products may round to TF32 (ONNX graphs; a plan has it built in).
+        cuda_backend: The device layer under TensorRT: ``cuda-python`` or ``pycuda``.
+        contexts: How many threads a TensorRT plan serves at a time; each has buffers of its own, and
+            further ones wait.
+        cuda_graphs: Whether calls are captured into CUDA graphs where that is possible.
+        gpu_memory_bytes: How much device memory ONNX Runtime's arena may take; 0 is as much as there is.
+
+    Raises:
+        UsageError: ``contexts`` is below 1, or ``gpu_memory_bytes`` below 0.
     """
 
     device: str = "auto"
     threads: int = 0
     tf32: bool = False
+    cuda_backend: str = "cuda-python"
+    contexts: int = 4
+    cuda_graphs: bool = True
+    gpu_memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("contexts", 1), ("gpu_memory_bytes", 0)):
+            if getattr(self, name) < lowest:
+                raise UsageError(
+                    f"cannot open an engine with {name} {getattr(self, name)}", "", f"Give {lowest} or more"
+                )
 
 
 @dataclass(frozen=True)
@@ -84,21 +110,26 @@ class Engine(abc.ABC):
         """Compute the outputs.
 
         Args:
-            inputs: One array for each input of the spec; nothing is modified or kept.
-            check_values: Whether NaN and Inf in valid input are looked for (a pass over the data).
+            inputs: One array for each input of the spec; nothing is modified or kept. What the engine takes
+                in half precision may come as float16, too.
+            check_values: Whether NaN and Inf in valid input, and numbers that the engine's half precision
+                does not reach, are looked for (a pass over the data).
 
         Returns:
             Outputs by name; the arrays belong to the caller.
 
         Raises:
-            InputError: An input does not fit the spec, or is not finite where it is valid.
+            InputError: An input does not fit the spec, is not finite where it is valid, or is beyond
+                65504 there and enters in half precision.
             EngineError: The engine is closed or the backend failed.
         """
         if self._closed:
             raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
-        self.spec.check(inputs)
+        halves = frozenset(name for name, dtype in self.info.inputs.items() if dtype == "float16")
+        self.spec.check(inputs, halves)
         if check_values:
             check_finite(self.spec, inputs)
+            check_half_range(self.spec, inputs, halves)
         start = time.perf_counter()
         outputs = self._run(inputs)
         self.last_run_ms = (time.perf_counter() - start) * 1e3
@@ -139,6 +170,23 @@ class Backend(abc.ABC):
         """Say whether this host can use the backend, without raising."""
 
     @classmethod
+    def check_host(cls, path: Path, options: EngineOptions, **facts: Any) -> None:
+        """Refuse a file that was made for another kind of host, before it is read.
+
+        Args:
+            path: The engine file.
+            options: Device and threads.
+            facts: What the manifest says about the file, as for ``open``.
+
+        Raises:
+            DeviceError: The device is not there.
+            MissingExtraError: The library is not installed.
+            EngineError: The file was made for another library or device.
+        """
+        # Most kinds of file run wherever their library does.
+        del path, options, facts
+
+    @classmethod
     @abc.abstractmethod
     def open(cls, path: Path, spec: GraphSpec, options: EngineOptions, **facts: Any) -> Engine:
         """Load ``path`` as the graph that ``spec`` describes.
@@ -176,6 +224,40 @@ def check_finite(spec: GraphSpec, inputs: Arrays) -> None:
                 f"{array[place]} at {place}",
                 "Repair the feature, mark the position invalid in the mask, or the input as not present",
             )
+
+
+def check_half_range(spec: GraphSpec, inputs: Arrays, halves: Collection[str]) -> None:
+    """Refuse numbers that would become infinite on their way into a half-precision engine.
+
+    Args:
+        spec: The graph.
+        inputs: The arrays of a call.
+        halves: The inputs that the engine takes in half precision.
+
+    Raises:
+        InputError: Names the input, the number, its position and the largest half-precision number.
+    """
+    for item in spec.inputs:
+        array = inputs[item.name]
+        if item.name not in halves or array.dtype == np.float16:
+            continue
+        bad = np.isfinite(array) & (np.abs(array) > HALF_MAX)
+        if bad.any() and (bad := bad & _read_positions(spec, item, inputs)).any():
+            place = tuple(int(index) for index in np.argwhere(bad)[0])
+            raise InputError(
+                f"input {spec.name}.{item.name} does not fit into half precision, as this engine takes it",
+                f"{array[place]} at {place}, half precision ends at {HALF_MAX:g}",
+                "Check the feature's scale, or run the fp32 engine",
+            )
+
+
+def as_dtype(array: Array, dtype: str) -> Array:
+    """Return an array contiguous and in an engine's element type; the array itself where it is.
+
+    What stands in padding may be beyond the type's range and becomes infinite, without a warning.
+    """
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _read_positions(spec: GraphSpec, item: InputSpec, inputs: Arrays) -> Array:

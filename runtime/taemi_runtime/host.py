@@ -155,3 +155,25 @@ def cuda_driver() -> CudaDriver:
         names.append(buffer.value.decode(errors="replace"))
     why = "" if names else "the CUDA driver sees no device"
     return CudaDriver(version, tuple(names), why)
+
+
+def compute_capability(index: int = 0) -> tuple[int, int] | None:
+    """Return a CUDA device's compute capability, ``None`` where there is no such device.
+
+    Attributes 75 and 76 are CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR (CUDA Driver API).
+
+    Args:
+        index: The device, as the driver counts them.
+    """
+    if cuda_driver().why:
+        return None
+    library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    value, device = ctypes.c_int(), ctypes.c_int()
+    if library.cuDeviceGet(ctypes.byref(device), index):
+        return None
+    found = []
+    for attribute in (75, 76):
+        if library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return None
+        found.append(value.value)
+    return found[0], found[1]

@@ -7,7 +7,7 @@ which input, what the outputs are called, and how far each precision may be from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -245,11 +245,12 @@ class GraphSpec:
         """Return the concrete shape of an input or output."""
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in item.shape)
 
-    def check(self, arrays: Arrays) -> dict[str, int]:
+    def check(self, arrays: Arrays, halves: Collection[str] = ()) -> dict[str, int]:
         """Check names, element types and shapes of a call's inputs before anything runs.
 
         Args:
             arrays: The inputs by name.
+            halves: Names of float32 inputs that may come as float16, too.
 
         Returns:
             The length of every symbol.
@@ -266,7 +267,7 @@ class GraphSpec:
             )
         sizes: dict[str, int] = {}
         for item in self.inputs:
-            self._check_array(item, arrays[item.name], sizes)
+            self._check_array(item, arrays[item.name], sizes, item.name in halves)
         for symbol in self.symbols:
             if symbol.name not in sizes:
                 continue
@@ -281,11 +282,12 @@ class GraphSpec:
                     )
         return sizes
 
-    def _check_array(self, item: InputSpec, array: Array, sizes: dict[str, int]) -> None:
+    def _check_array(self, item: InputSpec, array: Array, sizes: dict[str, int], half: bool) -> None:
         place = f"{self.name}.{item.name}"
-        wanted = f"{item.dtype} [{', '.join(map(str, item.shape))}]"
+        dtypes = (item.dtype, "float16") if half else (item.dtype,)
+        wanted = f"{' or '.join(dtypes)} [{', '.join(map(str, item.shape))}]"
         got = f"{array.dtype} {list(array.shape)}"
-        if str(array.dtype) != item.dtype or array.ndim != len(item.shape):
+        if str(array.dtype) not in dtypes or array.ndim != len(item.shape):
             raise InputError(f"input {place} has the wrong type", f"got {got}, expected {wanted}")
         for axis, length in zip(item.shape, array.shape, strict=True):
             known = axis if isinstance(axis, int) else sizes.setdefault(axis, length)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
+from taemi_runtime.engine import Engine, EngineInfo, EngineOptions, as_dtype
 from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.host import usable_cores
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
@@ -148,11 +147,16 @@ class OnnxRuntimeEngine(Engine):
     """One ONNX graph in one session."""
 
     def __init__(self, session: Any, spec: GraphSpec, info: EngineInfo) -> None:
-        super().__init__(spec, info)
-        self._session = session
-        self._outputs = [item.name for item in spec.outputs]
         nodes = session.get_inputs()
         self._feeds = {node.name: _DTYPES.get(node.type, node.type) for node in nodes}
+        halves = {
+            item.name: "float16"
+            for item in spec.inputs
+            if item.dtype == "float32" and self._feeds.get(item.name) == "float16"
+        }
+        super().__init__(spec, replace(info, inputs=halves))
+        self._session = session
+        self._outputs = [item.name for item in spec.outputs]
         wrong = _mismatches(spec.inputs, nodes, "input")
         wrong += _mismatches(spec.outputs, session.get_outputs(), "output")
         if wrong:
@@ -164,7 +168,7 @@ class OnnxRuntimeEngine(Engine):
             )
 
     def _run(self, inputs: Arrays) -> dict[str, Array]:
-        feeds = {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in self._feeds.items()}
+        feeds = {name: as_dtype(inputs[name], dtype) for name, dtype in self._feeds.items()}
         try:
             values = self._session.run(self._outputs, feeds)
         except Exception as error:  # see create_session
@@ -200,6 +204,11 @@ def engine_info(
 def thread_count(options: EngineOptions) -> int:
     """Return the threads inside one call."""
     return options.threads or usable_cores()
+
+
+def element_type(node: Any) -> str:
+    """Return an input's or output's element type, by numpy's name where it has one."""
+    return _DTYPES.get(node.type, str(node.type))
 
 
 def _mismatches(
