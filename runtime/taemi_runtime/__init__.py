@@ -38,6 +38,7 @@ def load(
     bundle: str | os.PathLike[str] | None = None,
     device: str = "auto",
     threads: int = 0,
+    cuda_backend: str = "cuda-python",
     max_fps: float | None = None,
     faces: str | os.PathLike[str] | None = None,
     clip_scores: bool = True,
@@ -52,6 +53,7 @@ def load(
         bundle: The bundle that an engine file outside of one belongs to.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an explicit device never falls back.
         threads: Threads inside one call; 0 is every core that this process may use.
+        cuda_backend: What drives the GPU under a TensorRT plan: ``cuda-python`` or ``pycuda``.
         max_fps: Frames a second to look at; the rate that the model was trained with when ``None``.
         faces: How frames are cropped: ``none``, ``auto`` (the largest face) or the path of a YuNet file; as
             the model was trained when ``None``.
@@ -75,7 +77,7 @@ def load(
     from taemi_runtime.loading import open_model
     from taemi_runtime.pipeline import ClipScorer
 
-    options = EngineOptions(device=device, threads=threads)
+    options = EngineOptions(device=device, threads=threads, cuda_backend=cuda_backend)
     listener = Listener(str(asr), seconds=asr_seconds, device=device, threads=threads)
     if listener.is_explicit:
         listener.prepare()

@@ -20,6 +20,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _LIMITS = "Limits beyond which a file is refused"
 
 
+class CudaBackend(StrEnum):
+    """Device layers under TensorRT; the names of ``taemi_runtime.cuda.registry``."""
+
+    CUDA_PYTHON = "cuda-python"
+    PYCUDA = "pycuda"
+
+
 class Format(StrEnum):
     """Forms of the results; the keys of ``writers.FORMATS``."""
 
@@ -45,7 +52,9 @@ def infer(
     ] = None,
     engine: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Bundle folder, ONNX graph or checkpoint.", show_default=False),
+        typer.Option(
+            metavar="PATH", help="Bundle folder, TensorRT plan, ONNX graph or checkpoint.", show_default=False
+        ),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Bundle of an --engine file that stands elsewhere.")
@@ -71,6 +80,10 @@ def infer(
     device: Annotated[
         str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; only auto falls back.")
     ] = "auto",
+    cuda_backend: Annotated[
+        CudaBackend,
+        typer.Option(help="What drives the GPU under a TensorRT plan; only cuda-python has graphs."),
+    ] = CudaBackend.CUDA_PYTHON,
     threads: Annotated[
         int, typer.Option(min=0, help="Threads on the CPU; 0 is every core that may be used.")
     ] = 0,
@@ -166,7 +179,7 @@ def infer(
                 transcripts=transcripts,
                 asr=asr,
                 asr_seconds=asr_seconds,
-                options=EngineOptions(device=device, threads=threads),
+                options=EngineOptions(device=device, threads=threads, cuda_backend=cuda_backend.value),
                 format=output_format.value,
                 out=out,
                 max_fps=max_fps,

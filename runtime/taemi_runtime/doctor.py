@@ -13,8 +13,13 @@ from taemi_runtime.asr import recognisers
 from taemi_runtime.asr.recogniser import PREFERRED
 from taemi_runtime.backends import backend, registered
 from taemi_runtime.backends.onnxruntime_session import import_onnxruntime, installed_distributions
+from taemi_runtime.backends.tensorrt_library import import_library
+from taemi_runtime.cuda.registry import layer, layer_names
 from taemi_runtime.errors import TaemiError
 from taemi_runtime.host import cuda_driver, usable_cores
+from taemi_runtime.plan_sidecar import LIBRARIES
+
+_GPU = "GPU"
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Check:
 
 def examine() -> list[Check]:
     """Look at every backend, the media library, the CUDA driver and the recognisers; nothing raises."""
-    return [_host(), *_backends(), *_onnxruntime(), _media(), _faces(), _cuda(), *_recognisers()]
+    return [_host(), *_backends(), *_onnxruntime(), _media(), _faces(), *_cuda(), *_recognisers()]
 
 
 def format_checks(checks: list[Check]) -> str:
@@ -125,11 +130,23 @@ def _faces() -> Check:
     return Check("media", "opencv", True, f"opencv {number}, with its face cascades")
 
 
-def _cuda() -> Check:
+def _cuda() -> Iterator[Check]:
     driver = cuda_driver()
     if driver.why:
-        return Check("GPU", "CUDA driver", False, driver.why, "Install NVIDIA's driver; a CPU needs none")
-    return Check("GPU", "CUDA driver", True, f"CUDA {driver.version}, {', '.join(driver.devices)}")
+        yield Check(_GPU, "CUDA driver", False, driver.why, "Install NVIDIA's driver; a CPU needs none")
+    else:
+        yield Check(_GPU, "CUDA driver", True, f"CUDA {driver.version}, {', '.join(driver.devices)}")
+    for name in layer_names():
+        probe = layer(name).probe()
+        yield Check(_GPU, f"device layer {name}", probe.usable, probe.detail, probe.fix)
+    for library, words in LIBRARIES.items():
+        name = f"library {library}"
+        try:
+            detail = f"{words} {import_library(library).__version__}"
+        except TaemiError as error:
+            yield Check(_GPU, name, False, error.found, error.fix)
+        else:
+            yield Check(_GPU, name, True, detail)
 
 
 def _recognisers() -> Iterator[Check]:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from taemi_runtime.errors import EngineError, InputError
+from taemi_runtime.errors import EngineError, InputError, UsageError
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec
 
 HALF_MAX = 65504.0
@@ -56,12 +56,31 @@ class EngineOptions:
     Args:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; an explicit device never falls back.
         threads: Threads inside one call; 0 lets the backend use the cores that this process may use.
-        tf32: Whether CUDA matrix products may round to TF32.
+        tf32: Whether CUDA matrix products may round to TF32 (ONNX graphs; a plan has it built in).
+        cuda_backend: The device layer under TensorRT: ``cuda-python`` or ``pycuda``.
+        contexts: How many threads a TensorRT plan serves at a time; each has buffers of its own, and
+            further ones wait.
+        cuda_graphs: Whether calls are captured into CUDA graphs where that is possible.
+        gpu_memory_bytes: How much device memory ONNX Runtime's arena may take; 0 is as much as there is.
+
+    Raises:
+        UsageError: ``contexts`` is below 1, or ``gpu_memory_bytes`` below 0.
     """
 
     device: str = "auto"
     threads: int = 0
     tf32: bool = False
+    cuda_backend: str = "cuda-python"
+    contexts: int = 4
+    cuda_graphs: bool = True
+    gpu_memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("contexts", 1), ("gpu_memory_bytes", 0)):
+            if getattr(self, name) < lowest:
+                raise UsageError(
+                    f"cannot open an engine with {name} {getattr(self, name)}", "", f"Give {lowest} or more"
+                )
 
 
 @dataclass(frozen=True)
@@ -149,6 +168,23 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def probe(cls) -> Probe:
         """Say whether this host can use the backend, without raising."""
+
+    @classmethod
+    def check_host(cls, path: Path, options: EngineOptions, **facts: Any) -> None:
+        """Refuse a file that was made for another kind of host, before it is read.
+
+        Args:
+            path: The engine file.
+            options: Device and threads.
+            facts: What the manifest says about the file, as for ``open``.
+
+        Raises:
+            DeviceError: The device is not there.
+            MissingExtraError: The library is not installed.
+            EngineError: The file was made for another library or device.
+        """
+        # Most kinds of file run wherever their library does.
+        del path, options, facts
 
     @classmethod
     @abc.abstractmethod

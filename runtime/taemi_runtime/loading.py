@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,21 +16,27 @@ from typing import Any, Self
 from taemi_runtime.backends import backend, open_engine, taken_suffixes, takers
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.engine import Engine, EngineOptions
-from taemi_runtime.errors import BundleError, EngineError, TaemiError, UsageError
+from taemi_runtime.engine_choice import (
+    PRECISIONS,
+    facts_of,
+    is_plan,
+    open_best,
+    open_file,
+    preferred_precision,
+    with_a_way_out,
+)
+from taemi_runtime.errors import (
+    BundleError,
+    DeviceError,
+    EngineError,
+    MissingExtraError,
+    TaemiError,
+    UsageError,
+)
 from taemi_runtime.host import parse_device
-from taemi_runtime.manifest import MANIFEST_NAME, FileEntry, Manifest, file_sha256
-from taemi_runtime.plan_sidecar import read_sidecar, read_sidecar_beside, sidecar_name
-from taemi_runtime.processor import has_dot_products
+from taemi_runtime.manifest import MANIFEST_NAME, Manifest, file_sha256
 
 _log = logging.getLogger(__name__)
-
-# Files that users will name and that no backend here takes.
-_PLANS = (".plan", ".engine", ".trt")
-
-# When a bundle holds several precisions and nobody chose: the one with the tightest parity gate.
-_PRECISIONS = ("fp32", "fp16", "int8")
-_INTEGER = "int8"
-_WHOLE_BITS = 8
 
 
 class LoadedModel:
@@ -58,6 +64,7 @@ class LoadedModel:
         self._open_graph = open_graph
         self._read_asset = read_asset
         self._engines: dict[str, Engine] = {}
+        self._opening = threading.Lock()
 
     def engine(self, graph: str) -> Engine:
         """Return the engine of a graph, opened on first use and kept until the model is closed.
@@ -72,11 +79,13 @@ class LoadedModel:
                 f"it has {', '.join(self.manifest.graphs)}",
                 "Export the whole model: taemi-export onnx CKPT",
             )
-        if graph not in self._engines:
-            engine = self._engines[graph] = self._open_graph(graph)
-            if graph == next(iter(self.manifest.graphs)):
-                _announce(engine)
-        return self._engines[graph]
+        # Threads that share a model share its engines: each is opened by the first that asks.
+        with self._opening:
+            if graph not in self._engines:
+                engine = self._engines[graph] = self._open_graph(graph)
+                if graph == next(iter(self.manifest.graphs)):
+                    _announce(engine)
+            return self._engines[graph]
 
     def asset(self, name: str) -> bytes:
         """Return the bytes of a further file, e.g. a tokenizer.
@@ -117,7 +126,9 @@ def open_model(
 
     Raises:
         UsageError: There is no such file, or its kind is unknown.
-        EngineError: This version does not run files of this kind, or the file stands alone.
+        EngineError: The file stands alone, or was made for another library or GPU.
+        DeviceError: It is a plan, and there is no GPU; the message names the engine that runs here.
+        MissingExtraError: It is a plan, and its library is not installed.
         BundleError: The bundle is damaged, incomplete or of another schema.
         CheckpointError: The checkpoint cannot be read.
     """
@@ -139,7 +150,7 @@ def open_model(
             )
         return _from_checkpoint(engine, describer, options)
     if not takers(engine):
-        raise _refusal(engine, bundle)
+        raise _refusal(engine)
     return _from_file(engine, bundle, options)
 
 
@@ -150,7 +161,10 @@ def _announce(engine: Engine) -> None:
 
 
 def _from_bundle(
-    path: Path, bundle: Bundle, options: EngineOptions, override: tuple[str, Path, str] | None = None
+    path: Path,
+    bundle: Bundle,
+    options: EngineOptions,
+    override: tuple[str, Path, dict[str, Any]] | None = None,
 ) -> LoadedModel:
     """Make a model of a bundle.
 
@@ -158,67 +172,20 @@ def _from_bundle(
         path: What the user named.
         bundle: The bundle.
         options: Device and threads.
-        override: A graph's name with the file and precision that run it instead of the bundle's choice.
+        override: A graph's name with the file that runs it instead of the bundle's choice, and what is
+            known of that file.
     """
-    # An engine for integers is named for speed on a CPU: the other graphs then are such, too.
-    prefer = override[2] if override is not None and override[2] == _INTEGER else None
-    if prefer and (beside := _in_precision(bundle, prefer, override)):
-        _log.info("%s runs beside it: %s", prefer, ", ".join(beside))
+    prefer = None
+    if override is not None:
+        prefer = preferred_precision(bundle, override[0], override[2]["precision"])
 
     def open_graph(graph: str) -> Engine:
         spec = bundle.manifest.graphs[graph]
         if override is not None and override[0] == graph:
-            name, file, precision = override[1].name, override[1], override[2]
-        else:
-            name, entry = _choose(bundle, graph, prefer)
-            file, precision = bundle.file(name), entry.precision or _PRECISIONS[0]
-        if precision != _INTEGER:
-            return open_engine(file, spec, options, precision=precision)
-        _warn_about_sums(bundle.manifest, name)
-        # What a GPU has no integer kernel for would come back to the CPU value by value.
-        where = replace(options, device="cpu") if options.device == "auto" else options
-        return open_engine(file, spec, where, precision=precision)
+            return open_file(bundle, override[1].name, override[1], spec, options, override[2])
+        return open_best(bundle, graph, options, prefer)
 
     return LoadedModel(path, bundle.manifest, options, open_graph, bundle.read)
-
-
-def _in_precision(bundle: Bundle, precision: str, override: tuple[str, Path, str] | None) -> list[str]:
-    """Return the engine files that run in a precision beside the one that was named."""
-    others = [graph for graph in bundle.manifest.graphs if override is None or graph != override[0]]
-    return [
-        name
-        for graph in others
-        for name, entry in bundle.engine_files(graph)
-        if entry.precision == precision and takers(Path(name))
-    ]
-
-
-def _warn_about_sums(manifest: Manifest, name: str) -> None:
-    conversion = manifest.conversions.get(name)
-    if conversion is not None and conversion.weight_bits == _WHOLE_BITS and not has_dot_products():
-        _log.warning(
-            "%s has weights of 8 bits, and this processor has no integer dot products (VNNI): sums may "
-            "saturate. Make one for every processor: taemi-export quantize BUNDLE --weight-bits 7 --force",
-            name,
-        )
-
-
-def _choose(bundle: Bundle, graph: str, prefer: str | None = None) -> tuple[str, FileEntry]:
-    """Return the engine file of a graph that this machine runs best, in a preferred precision if it can."""
-    files = bundle.engine_files(graph)
-    runnable = [(name, entry) for name, entry in files if takers(Path(name))]
-    if not runnable:
-        listed = ", ".join(name for name, _ in files) or "none"
-        raise BundleError(
-            f"cannot run graph {graph!r} of {bundle.folder}",
-            f"no backend takes its engine files ({listed})",
-            "Export it again: taemi-export onnx CKPT --force",
-        )
-    return min(runnable, key=lambda item: (item[1].precision != prefer, _rank(item[1].precision)))
-
-
-def _rank(precision: str | None) -> int:
-    return _PRECISIONS.index(precision) if precision in _PRECISIONS else len(_PRECISIONS)
 
 
 def _from_file(path: Path, folder: Path | None, options: EngineOptions) -> LoadedModel:
@@ -233,27 +200,46 @@ def _from_file(path: Path, folder: Path | None, options: EngineOptions) -> Loade
     bundle = Bundle.open(folder or path.parent)
     entries = bundle.manifest.files
     if path.resolve().parent == bundle.folder.resolve() and path.name in entries:
-        bundle.file(path.name)
-        return _from_listed(path, bundle, entries[path.name], options)
+        if not is_plan(path.name):
+            bundle.file(path.name)
+        return _from_listed(path, bundle, path.name, options)
     digest = file_sha256(path)
-    for entry in entries.values():
+    for name, entry in entries.items():
         if entry.sha256 == digest:
-            return _from_listed(path, bundle, entry, options)
+            return _from_listed(path, bundle, name, options)
     graph = _guess_graph(path, bundle.manifest)
+    precision = next((name for name in PRECISIONS if name in path.name.split(".")), "fp32")
+    facts = {"precision": precision}
+    _require_host(path, bundle, graph, facts, options)
     _log.warning(
         "%s is not listed in the manifest of %s: taken as graph %s, digest not checked",
         path,
         bundle.folder,
         graph,
     )
-    precision = next((name for name in _PRECISIONS if name in path.name.split(".")), "fp32")
-    return _from_bundle(path, bundle, options, (graph, path, precision))
+    return _from_bundle(path, bundle, options, (graph, path, facts))
 
 
-def _from_listed(path: Path, bundle: Bundle, entry: FileEntry, options: EngineOptions) -> LoadedModel:
+def _from_listed(path: Path, bundle: Bundle, name: str, options: EngineOptions) -> LoadedModel:
+    entry = bundle.manifest.files[name]
     if entry.graph is None:
         raise EngineError(f"cannot run {path}", "the manifest does not list it as an engine", _takes())
-    return _from_bundle(path, bundle, options, (entry.graph, path, entry.precision or "fp32"))
+    facts = facts_of(bundle, name, entry)
+    _require_host(path, bundle, entry.graph, facts, options)
+    return _from_bundle(path, bundle, options, (entry.graph, path, facts))
+
+
+def _require_host(
+    path: Path, bundle: Bundle, graph: str, facts: dict[str, Any], options: EngineOptions
+) -> None:
+    """Refuse a file that this host cannot run, and name the engine that it can."""
+    if not is_plan(path.name):
+        # An ONNX graph runs wherever a backend does, which is found out when it is opened.
+        return
+    try:
+        backend(takers(path)[0]).check_host(path, options, **facts)
+    except (DeviceError, EngineError, MissingExtraError) as error:
+        raise with_a_way_out(error, bundle, graph, options) from error
 
 
 def _guess_graph(path: Path, manifest: Manifest) -> str:
@@ -287,39 +273,20 @@ def _from_checkpoint(path: Path, kind: Any, options: EngineOptions) -> LoadedMod
     return LoadedModel(path, manifest, options, open_graph, read_asset)
 
 
-def _refusal(path: Path, folder: Path | None) -> TaemiError:
-    """Say why a file that no backend takes is not run, and what can be run instead."""
-    asked = f"cannot run {path}"
-    if path.suffix.lower() not in _PLANS:
-        kind = f"files that end in {path.suffix}" if path.suffix else "files without a suffix"
-        return UsageError(f"cannot open engine {path}", f"{kind} are not known", _takes())
-    folder = folder or (path.parent if (path.parent / MANIFEST_NAME).is_file() else None)
-    if folder is None:
-        found = f"it is {_plan_words(path)}, and this version of taemi runs ONNX graphs and checkpoints only"
-        return EngineError(asked, found, "Name the bundle that it was built from: --engine NAME.taemi")
-    bundle = Bundle.open(folder)
-    entry = bundle.manifest.files.get(path.name)
-    graph = entry.graph if entry and entry.graph else next(iter(bundle.manifest.graphs))
-    words = _plan_words(path)
-    if path.resolve().parent == bundle.folder.resolve() and sidecar_name(path.name) in bundle.manifest.files:
-        try:
-            words = read_sidecar(bundle, path.name).words()
-        except BundleError as error:
-            return error
-    name, _ = _choose(bundle, graph)
-    found = f"it is {words}, and this version of taemi runs ONNX graphs and checkpoints only"
-    return EngineError(asked, found, f"Run the same graph with --engine {bundle.folder / name}")
-
-
-def _plan_words(path: Path) -> str:
-    """Say what a plan outside of any manifest is: what its sidecar says, if it has one that is its own."""
-    try:
-        return read_sidecar_beside(path).words()
-    except BundleError:
-        return "a TensorRT plan"
+def _refusal(path: Path) -> TaemiError:
+    """Say that no backend takes such files, and what is taken."""
+    kind = f"files that end in {path.suffix}" if path.suffix else "files without a suffix"
+    return UsageError(f"cannot open engine {path}", f"{kind} are not known", _takes())
 
 
 def _takes() -> str:
-    kinds = {".onnx": "an ONNX graph (.onnx)", ".pt": "a checkpoint (.pt)"}
-    files = [kinds.get(suffix, f"a {suffix} file") for suffix in taken_suffixes()]
-    return f"--engine takes a bundle folder (NAME.taemi), {' or '.join(files)}"
+    kinds = {
+        ".onnx": "an ONNX graph (.onnx)",
+        ".plan": "a TensorRT plan (.plan)",
+        ".pt": "a checkpoint (.pt)",
+    }
+    taken = taken_suffixes()
+    files = [words for suffix, words in kinds.items() if suffix in taken]
+    files += [f"a {suffix} file" for suffix in taken if suffix not in kinds and not is_plan(f"x{suffix}")]
+    *most, last = ["a bundle folder (NAME.taemi)", *files]
+    return f"--engine takes {', '.join(most)} or {last}"

@@ -3,28 +3,30 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-import sys
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
 
-from taemi_bench.gpu_steps import pycuda_build, tensorrt_plan
+from taemi_bench.gpu_steps import device_layers, pycuda_build, tensorrt_run
 from taemi_bench.gpu_steps.contract import BUNDLE_NAME, SCORES_NAME, Context, NotRunError, Recorder
-from taemi_bench.gpu_steps.cuda_python import SCALE, compare_with_numpy
+from taemi_bench.gpu_steps.device_layers import SCALE, compare_with_numpy
 from taemi_bench.gpu_steps.kernel import compile_with_nvcc, compile_with_nvrtc, operands
+from taemi_bench.gpu_steps.measure import measure
 from taemi_bench.gpu_steps.tensorrt_plan import build_plan, check_tensorrt_rtx, profile_shapes
-from taemi_bench.gpu_steps.tensorrt_run import PlanRun, run_plan
+from taemi_bench.gpu_steps.tensorrt_run import run_plan
 from taemi_bench.gpu_steps.torch_cuda import FP16, FP32, graph_rows, half_caller, largest_sizes
 from taemi_bench.schedule import Schedule
+from taemi_runtime.cuda.registry import layer_names
 from taemi_runtime.draw import draw_inputs
 from taemi_runtime.errors import EngineError, ParityError
 from taemi_runtime.host import cuda_driver
 from taemi_runtime.spec import GraphSpec, InputSpec, OutputSpec, Symbol
-from tests.benchmarks.pretend_gpu import PretendRuntime, PretendTensorRT
 from tests.benchmarks.toys import FRAMES, export_graph, frames_onnx, make_bundle, toy_source, weight
+from tests.runtime.fake_gpu import FakeGpu
+from tests.runtime.fake_machine import install_gpu, install_tensorrt
+from tests.runtime.fake_tensorrt import FakeTensorRT, fake_plan
 
 QUICK = Schedule(rounds=6, seconds=0, warmup_calls=1, warmup_seconds=0, settle_seconds=0, block_calls=1)
 ELF = b"\x7fELF"
@@ -150,56 +152,89 @@ def test_the_score_graph_is_measured_at_its_bounds():
 
 
 @pytest.fixture
-def pretend(monkeypatch):
-    """Makes ``from cuda.bindings import runtime`` give the pretend one."""
-    runtime = PretendRuntime()
-    cuda, bindings = ModuleType("cuda"), ModuleType("cuda.bindings")
-    bindings.runtime = runtime
-    cuda.bindings = bindings
-    for name, module in (("cuda", cuda), ("cuda.bindings", bindings)):
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(tensorrt_plan, "_LOGGERS", {})
-    return runtime
+def gpu(monkeypatch):
+    """A simulated GPU under device layers and TensorRT."""
+    made = FakeGpu()
+    install_gpu(monkeypatch, made)
+    install_tensorrt(monkeypatch, FakeTensorRT(made))
+    monkeypatch.setattr(tensorrt_run, "compute_capability", lambda index=0: made.capability)
+    yield made
+    assert made.is_clean
 
 
-def test_a_plan_is_run_compared_timed_and_captured(context, pretend, tmp_path):
-    bundle = make_bundle(tmp_path / "toy.taemi")
-    onnx = bundle.file("frames.onnx")
-    run_plan(context, PretendTensorRT(pretend), frames_onnx(weight()), FRAMES, onnx, QUICK)
+def plan_of(values):
+    """A plan of the toy graph with these weights."""
+    return fake_plan(frames_onnx(values), [profile_shapes(FRAMES)])
+
+
+def test_a_plan_is_run_compared_timed_and_captured(context, gpu, tmp_path):
+    onnx = make_bundle(tmp_path / "toy.taemi").file("frames.onnx")
+    run_plan(context, FakeTensorRT(gpu), plan_of(weight()), FRAMES, onnx, QUICK)
     found = facts(context)
     assert found["parity"]["passed"] is True
     assert [row["name"] for row in found["rows"]] == ["enqueue", "CUDA graph"]
     assert all(row["latency_ms"]["count"] > 0 and not row["why"] for row in found["rows"])
-    assert (pretend.memory, pretend.streams, pretend.graphs) == ({}, 0, 0)
+    assert found["calls"]["enqueue"]["replayed"] == 0
+    assert found["calls"]["CUDA graph"]["replayed"] > 0
+    assert found["warm_up_ms"]["cold_ms"] > 0
 
 
-def test_a_plan_with_other_weights_is_beyond_the_gate(context, pretend, tmp_path):
-    bundle = make_bundle(tmp_path / "toy.taemi")
+def test_a_plan_with_other_weights_is_beyond_the_gate(context, gpu, tmp_path):
+    onnx = make_bundle(tmp_path / "toy.taemi").file("frames.onnx")
     values = weight()
     values[1, 1] += 0.05
     with pytest.raises(ParityError, match="differs"):
-        run_plan(context, PretendTensorRT(pretend), frames_onnx(values), FRAMES, bundle.file("frames.onnx"))
-    assert pretend.memory == {}
+        run_plan(context, FakeTensorRT(gpu), plan_of(values), FRAMES, onnx)
 
 
-@pytest.mark.parametrize(("refuse", "said"), [("plan", "another version"), ("shape", "optimization profile")])
-def test_what_the_library_refuses_is_said_in_its_words(pretend, refuse, said):
-    inputs = draw_inputs(FRAMES, ragged=False, poison=False)
-    with pytest.raises(EngineError, match=said):
-        PlanRun(PretendTensorRT(pretend, refuse=refuse), pretend, frames_onnx(weight()), inputs)
+def test_a_plan_that_the_library_refuses_fails_with_its_words(context, gpu, tmp_path):
+    onnx = make_bundle(tmp_path / "toy.taemi").file("frames.onnx")
+    with pytest.raises(EngineError, match="magicTag"):
+        run_plan(context, FakeTensorRT(gpu), b"no plan", FRAMES, onnx)
 
 
-def test_a_capture_without_a_call_before_it_is_refused(pretend):
-    inputs = draw_inputs(FRAMES, ragged=False, poison=False)
-    with PlanRun(PretendTensorRT(pretend), pretend, frames_onnx(weight()), inputs) as runner:
-        with pytest.raises(EngineError):
-            runner.capture()
-        assert pretend.captured is None
-        first = runner.outputs()["y"]
-        replay = runner.capture()
-        replay()
-        runner.synchronise()
-        assert np.array_equal(runner.outputs()["y"], first)
+@pytest.fixture
+def compiled(monkeypatch):
+    """A compiler for the simulated GPU."""
+    monkeypatch.setattr(device_layers, "compile_kernel", lambda capability: (ELF, "a pretend compiler"))
+    monkeypatch.setattr(device_layers, "measure", lambda calls, base="": measure(calls, base, QUICK))
+
+
+@pytest.mark.parametrize("name", layer_names())
+def test_a_device_layer_is_checked_and_timed(context, gpu, compiled, name):
+    device_layers.check_layer(context, name)
+    found = facts(context)
+    assert found["device"] == "Simulated GPU"
+    assert found["compute_capability"] == "8.0"
+    assert found["kernel"] == "correct in the primary context, compiled by a pretend compiler"
+    names = [row["name"] for row in found["launches"]]
+    assert names == ["kernel launch"] + ["graph launch"] * (name == "cuda-python")
+    assert all(row["latency_ms"]["count"] > 0 for row in found["launches"])
+
+
+def test_both_layers_are_compared_in_one_run(context, gpu, compiled):
+    device_layers.compare_layers(context, layer_names())
+    rows = {row["name"]: row for row in facts(context)["layers"]}
+    assert list(rows) == [
+        "cuda-python: copy up 4 MiB",
+        "cuda-python: kernel launch",
+        "pycuda: copy up 4 MiB",
+        "pycuda: kernel launch",
+    ]
+    assert rows["pycuda: kernel launch"]["times_faster"]["than"] == "cuda-python: kernel launch"
+
+
+@pytest.mark.parametrize("name", ["upload", "scaled_add"])
+def test_a_layer_that_computes_something_else_fails(context, gpu, compiled, monkeypatch, name):
+    real = getattr(FakeGpu, name)
+
+    def wrong(self, handle, *rest):
+        *most, count = rest
+        real(self, handle, *most, count // 2)
+
+    monkeypatch.setattr(FakeGpu, name, wrong)
+    with pytest.raises(ParityError, match=r"changed the data|is wrong"):
+        device_layers.check_layer(context, "cuda-python")
 
 
 def rtx():

@@ -84,17 +84,18 @@ def test_builtin_backends_are_registered_best_first():
 def test_every_builtin_backend_takes_onnx(tmp_path):
     assert takers(tmp_path / "a.onnx")[:2] == ["onnxruntime-cuda", "onnxruntime-cpu"]
     assert takers(tmp_path / "A.ONNX")[:2] == ["onnxruntime-cuda", "onnxruntime-cpu"]
-    assert takers(tmp_path / "a.plan") == []
+    assert takers(tmp_path / "a.plan") == ["tensorrt"]
+    assert takers(tmp_path / "a.tflite") == []
 
 
 def test_an_unknown_backend_is_refused(graph):
-    with pytest.raises(UsageError, match="cannot use backend 'tpu': registered are onnxruntime-cuda"):
+    with pytest.raises(UsageError, match="cannot use backend 'tpu': registered are tensorrt, onnx"):
         open_engine(graph, fusion_spec(), backend="tpu")
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
-    with pytest.raises(EngineError, match=r"no backend takes \.plan\. Give a file that ends in \.onnx"):
-        open_engine(tmp_path / "x.plan", fusion_spec())
+    with pytest.raises(EngineError, match=r"no backend takes \.tflite\. Give a file that ends in \.plan"):
+        open_engine(tmp_path / "x.tflite", fusion_spec())
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0", "CUDA", "", "cuda:-1"])

@@ -43,6 +43,10 @@ def test_every_backend_and_library_is_listed(monkeypatch, capsys):
         "opencv",
         "providers",
         "CUDA driver",
+        "device layer cuda-python",
+        "device layer pycuda",
+        "library tensorrt",
+        "library tensorrt_rtx",
         "faster-whisper",
         "openai-whisper",
     ):

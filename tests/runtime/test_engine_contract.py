@@ -1,36 +1,45 @@
-"""One contract for every backend that runs ONNX graphs and can be used here."""
+"""One contract for every way to run a graph: each backend that works here, plans on a simulated GPU."""
 
 from __future__ import annotations
 
 import itertools
+import resource
+import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from taemi_runtime.backends import backend, open_engine, registered
 from taemi_runtime.draw import draw_inputs
-from taemi_runtime.engine import EngineOptions
-from taemi_runtime.errors import DeviceError, EngineError, InputError
+from taemi_runtime.errors import DeviceError, EngineError, InputError, TaemiError
 from taemi_runtime.spec import GraphSpec, InputSpec, OutputSpec, Symbol
+from tests.runtime.engine_places import places
 from tests.runtime.tiny_bundle import BIAS, MISSING, WEIGHTS, fusion_model, fusion_spec, model, vision_spec
 
-BACKENDS = [name for name in registered() if ".onnx" in backend(name).suffixes]
-USABLE = [name for name in BACKENDS if backend(name).probe().usable]
+BACKENDS = [name for name in registered() if {".onnx", ".plan"} & set(backend(name).suffixes)]
 # TF32 is off, so that one bound holds everywhere: sums of some ten products of numbers near one.
 TOLERANCE = 2e-6
 SPEC = fusion_spec()
 SIZES = {"batch": 3, "audio_len": 7, "vision_len": 5}
 
 
+def marks(place):
+    return [pytest.mark.gpu] if place.device != "cpu" and "simulated" not in place.name else []
+
+
 @pytest.fixture(
-    scope="class",
-    params=[pytest.param(name, marks=[pytest.mark.gpu] if "cuda" in name else []) for name in USABLE],
+    scope="class", params=[pytest.param(place, marks=marks(place), id=place.name) for place in places()]
 )
-def name(request):
-    return request.param
+def place(request):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        request.param.install(monkeypatch)
+        yield request.param
+        if request.param.gpu is not None:
+            assert request.param.gpu.is_clean
+    request.param.uninstall()
 
 
 @pytest.mark.parametrize("name", BACKENDS)
@@ -39,19 +48,25 @@ def test_is_run_below(name):
     probe = backend(name).probe()
     if not probe.usable:
         pytest.skip(f"{name}: {probe.detail}")
-    assert name in USABLE
+    assert name in [place.name for place in places()]
 
 
 @pytest.fixture(scope="class")
-def path(tmp_path_factory):
-    path = tmp_path_factory.mktemp("graphs") / "fusion.onnx"
-    onnx.save(fusion_model(), path)
-    return path
+def path(place, tmp_path_factory):
+    return place.write(tmp_path_factory.mktemp("graphs"), "fusion", fusion_model(), SPEC)
 
 
 @pytest.fixture(scope="class")
-def engine(name, path):
-    with open_engine(path, SPEC, backend=name, precision="fp32") as engine:
+def open_here(place):
+    def open_it(path, spec=SPEC, **options):
+        return open_engine(path, spec, place.opened_with(**options), backend=place.backend, precision="fp32")
+
+    return open_it
+
+
+@pytest.fixture(scope="class")
+def engine(path, open_here):
+    with open_here(path) as engine:
         yield engine
 
 
@@ -152,65 +167,65 @@ class TestEngineContract:
         engine.run(draw_inputs(SPEC, SIZES))
         assert engine.last_run_ms > 0
 
-    def test_info_says_what_was_loaded(self, engine, name, path):
+    def test_info_says_what_was_loaded(self, engine, place, path):
         info = engine.info
-        assert (info.path, info.backend, info.precision) == (str(path), name, "fp32")
-        assert info.device == ("cuda:0" if "cuda" in name else "cpu")
+        assert (info.path, info.backend, info.precision) == (str(path), place.backend, "fp32")
+        assert info.device == place.device
         assert info.versions
-        assert info.limits == {"audio_len": 599, "vision_len": 400}
-        assert info.threads >= 1
+        assert info.limits.items() >= {"audio_len": 599, "vision_len": 400}.items()
+        assert (info.threads >= 1) == (place.suffix == ".onnx")
 
-    def test_threads_are_those_that_were_asked_for(self, name, path):
-        with open_engine(path, SPEC, EngineOptions(threads=1), backend=name) as engine:
-            assert engine.info.threads == 1
+    def test_threads_are_those_that_were_asked_for(self, place, path, open_here):
+        with open_here(path, threads=1) as engine:
+            assert engine.info.threads == (1 if place.suffix == ".onnx" else 0)
 
-    def test_a_closed_engine_says_so(self, name, path):
-        engine = open_engine(path, SPEC, backend=name)
+    def test_a_closed_engine_says_so(self, path, open_here):
+        engine = open_here(path)
         engine.close()
         engine.close()
         with pytest.raises(EngineError, match=f"cannot run {path}: the engine is closed. Open it again"):
             engine.run(draw_inputs(SPEC, SIZES))
 
-    def test_two_engines_of_one_file_do_not_disturb_each_other(self, name, path, engine):
+    def test_two_engines_of_one_file_do_not_disturb_each_other(self, path, engine, open_here):
         arrays = draw_inputs(SPEC, SIZES)
-        with open_engine(path, SPEC, backend=name) as other:
+        with open_here(path) as other:
             there = other.run(arrays)["intensities"]
         np.testing.assert_array_equal(engine.run(arrays)["intensities"], there)
 
     @pytest.mark.parametrize("content", [b"", b"no graph at all" * 20])
-    def test_files_that_are_no_graph_are_refused_with_the_reason(self, name, tmp_path, content):
-        path = tmp_path / "bad.onnx"
-        path.write_bytes(content)
+    def test_files_that_are_no_graph_are_refused_with_the_reason(self, place, tmp_path, content, open_here):
+        path = place.write_bytes(tmp_path, "bad", content, SPEC)
         with pytest.raises(EngineError, match=f"cannot (load|use) {path}"):
-            open_engine(path, SPEC, backend=name)
+            open_here(path)
 
-    def test_a_cut_graph_is_refused(self, name, path, tmp_path):
-        cut = tmp_path / "cut.onnx"
+    def test_a_cut_graph_is_refused(self, path, tmp_path, open_here):
+        cut = tmp_path / path.name
         cut.write_bytes(path.read_bytes()[:-40])
-        with pytest.raises(EngineError, match="refused it"):
-            open_engine(cut, SPEC, backend=name)
+        if (sidecar := path.with_name(f"{path.name}.json")).exists():
+            (tmp_path / sidecar.name).write_bytes(sidecar.read_bytes())
+        with pytest.raises(TaemiError, match=r"refused it|its SHA-256 is"):
+            open_here(cut)
 
-    def test_a_file_that_is_not_there_is_refused(self, name, tmp_path):
-        with pytest.raises(EngineError, match=r"none\.onnx"):
-            open_engine(tmp_path / "none.onnx", SPEC, backend=name)
+    def test_a_file_that_is_not_there_is_refused(self, place, tmp_path, open_here):
+        with pytest.raises(TaemiError, match=rf"none\{place.suffix}"):
+            open_here(tmp_path / f"none{place.suffix}")
 
-    def test_another_graph_is_refused_with_both_sides(self, name, path):
+    def test_another_graph_is_refused_with_both_sides(self, path, open_here):
         with pytest.raises(EngineError) as caught:
-            open_engine(path, vision_spec(), backend=name)
+            open_here(path, vision_spec())
         message = str(caught.value)
         assert "there is no input pixels" in message
         assert "input audio is unknown" in message
         assert "there is no output vision" in message
 
-    def test_an_axis_that_became_fixed_is_refused(self, name, tmp_path):
-        fixed = tmp_path / "fixed.onnx"
-        onnx.save(fusion_model(fixed=True), fixed)
+    def test_an_axis_that_became_fixed_is_refused(self, place, tmp_path, open_here):
+        fixed = place.write(tmp_path, "fixed", fusion_model(fixed=True), SPEC)
         with pytest.raises(
-            EngineError, match=r"input audio is float32 \['batch', 599, 3\], expected float32"
+            EngineError, match=r"input audio is float32 \[('batch'|-1), 599, 3\], expected float32"
         ):
-            open_engine(fixed, SPEC, backend=name)
+            open_here(fixed)
 
-    def test_half_precision_inputs_are_converted(self, name, tmp_path):
+    def test_half_precision_inputs_are_converted(self, place, tmp_path):
         spec = GraphSpec(
             "g",
             (Symbol("batch"),),
@@ -221,16 +236,15 @@ class TestEngineContract:
         made = model(spec, [helper.make_node("Add", ["x", "x"], ["y"])], [])
         for value in (*made.graph.input, *made.graph.output):
             value.type.tensor_type.elem_type = TensorProto.FLOAT16
-        path = tmp_path / "g.fp16.onnx"
-        onnx.save(made, path)
+        path = place.write(tmp_path, "g.fp16", made, spec)
         x = np.array([[0.1, 1000.0]], dtype=np.float32)
-        with open_engine(path, spec, backend=name, precision="fp16") as engine:
+        with open_engine(path, spec, place.opened_with(), backend=place.backend, precision="fp16") as engine:
             y = engine.run({"x": x})["y"]
             assert engine.info.precision == "fp16"
         assert y.dtype == np.float32
         np.testing.assert_array_equal(y, (x.astype(np.float16) * 2).astype(np.float32))
 
-    def test_half_precision_inputs_may_come_as_they_are_and_must_fit(self, name, tmp_path):
+    def test_half_precision_inputs_may_come_as_they_are_and_must_fit(self, place, tmp_path):
         spec = GraphSpec(
             "g",
             (Symbol("batch"), Symbol("steps", typical=2, maximum=9)),
@@ -256,18 +270,19 @@ class TestEngineContract:
         mask_info = helper.make_tensor_value_info("x_mask", TensorProto.BOOL, shape[:2])
         graph = helper.make_graph(nodes, "g", [x_info, mask_info], [y_info], weights)
         made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        path = tmp_path / "g.fp16.onnx"
-        onnx.save(made, path)
+        path = place.write(tmp_path, "g.fp16", made, spec)
         x = np.array([[[0.1], [3e38]]], dtype=np.float32)
         mask = np.array([[True, False]])
-        with open_engine(path, spec, backend=name, precision="fp16") as engine, warnings.catch_warnings():
-            warnings.simplefilter("error")
+        options = place.opened_with()
+        with open_engine(path, spec, options, backend=place.backend, precision="fp16") as engine:
             assert engine.info.inputs == {"x": "float16"}
-            wide = engine.run({"x": x, "x_mask": mask})["y"]
-            narrow = np.array([[[0.1], [np.inf]]], dtype=np.float16)
-            np.testing.assert_array_equal(engine.run({"x": narrow, "x_mask": mask})["y"], wide)
-            assert wide.dtype == np.float32
-            engine.run({"x": np.full((1, 2, 1), 65504, np.float32), "x_mask": ~mask | mask})
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                wide = engine.run({"x": x, "x_mask": mask})["y"]
+                narrow = np.array([[[0.1], [np.inf]]], dtype=np.float16)
+                np.testing.assert_array_equal(engine.run({"x": narrow, "x_mask": mask})["y"], wide)
+                assert wide.dtype == np.float32
+                engine.run({"x": np.full((1, 2, 1), 65504, np.float32), "x_mask": ~mask | mask})
             with pytest.raises(
                 InputError,
                 match=r"g\.x does not fit into half precision.*65536\.0 at \(0, 1, 0\), .*ends at 65504",
@@ -276,16 +291,53 @@ class TestEngineContract:
             with pytest.raises(InputError, match=r"got float64.*expected float32 or float16"):
                 engine.run({"x": x.astype(np.float64), "x_mask": mask})
 
-    def test_the_other_device_is_refused(self, name, path):
-        device = "cpu" if "cuda" in name else "cuda"
+    def test_the_other_device_is_refused(self, place, path, open_here):
+        device = "cuda" if place.device == "cpu" else "cpu"
         with pytest.raises(DeviceError, match=f"cannot run {path} on {device}"):
-            open_engine(path, SPEC, EngineOptions(device=device), backend=name)
+            open_here(path, device=device)
 
-    def test_probe_and_registration(self, name):
-        kind = backend(name)
-        assert kind.name == name
+    def test_eight_threads_get_what_one_gets_and_nothing_grows(self, engine, place):
+        calls = [draw_inputs(SPEC, SIZES | {"batch": 1 + seed % 3}, seed=seed) for seed in range(8)]
+        alone = [engine.run(arrays)["intensities"] for arrays in calls]
+        wrong = run_threads(engine, calls, alone, rounds=10)
+        held = resident_bytes()
+        wrong += run_threads(engine, calls, alone, rounds=20)
+        assert not wrong
+        assert resident_bytes() - held < 8 << 20
+        if place.gpu is not None:
+            # Four lanes of seven tensors and scratch memory, whatever the number of threads.
+            assert len(place.gpu.memory) <= 4 * 8
+
+    def test_probe_and_registration(self, place):
+        kind = backend(place.backend)
+        assert kind.name == place.backend
         assert kind.probe().detail
-        assert kind.extra in ("cpu", "gpu")
+        assert kind.extra in ("cpu", "gpu", "tensorrt")
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def run_threads(engine, calls, expected, rounds):
+    """Run every call in a thread of its own, all at once; return what went wrong."""
+    wrong = []
+    together = threading.Barrier(len(calls))
+
+    def work(arrays, right):
+        together.wait()
+        try:
+            for _ in range(rounds):
+                np.testing.assert_array_equal(engine.run(arrays)["intensities"], right)
+        except (AssertionError, TaemiError) as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in zip(calls, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return wrong
 
 
 def draw_wrong_length():

@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "runtime" / "taemi_runtime"
 TRAINING = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "functorch", "torchgen", "sympy")
 # Modules that every later part relies on to know nothing of this one model family.
-BACKENDS = ("__init__", "onnxruntime_session", "onnxruntime_cpu", "onnxruntime_cuda")
+BACKENDS = sorted(path.stem for path in (RUNTIME / "backends").glob("*.py"))
 GENERIC = (
     *("atomic", "bundle", "console", "draw", "engine", "errors", "host"),
-    *("loading", "manifest", "spec", "strict"),
+    *("engine_choice", "loading", "manifest", "plan_sidecar", "spec", "strict"),
+    *(f"cuda/{path.stem}" for path in sorted((RUNTIME / "cuda").glob("*.py"))),
     *(f"backends/{name}" for name in BACKENDS),
 )
 

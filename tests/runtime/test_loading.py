@@ -110,14 +110,12 @@ def test_fp32_is_chosen_before_other_precisions(make_bundle):
     made = make_bundle()
     for precision in ("int8", "fp16"):
         shutil.copy(made.folder / "fusion.onnx", made.folder / f"fusion.{precision}.onnx")
-    (made.folder / "fp16.plan").write_bytes(b"plan")
     extra = {
         f"fusion.{precision}.onnx": describe_file(
             made.folder / f"fusion.{precision}.onnx", graph="fusion", precision=precision
         )
         for precision in ("int8", "fp16")
     }
-    extra["fp16.plan"] = describe_file(made.folder / "fp16.plan", graph="fusion", precision="fp16")
     files = read_manifest(made.folder).files
     save_manifest(made.folder, files={**extra, **files})
     with open_model(made.folder, options=CPU) as model:
@@ -126,45 +124,12 @@ def test_fp32_is_chosen_before_other_precisions(make_bundle):
     save_manifest(made.folder, files={**extra, **files})
     with open_model(made.folder, options=CPU) as model:
         assert model.engine("fusion").info.path.endswith("/fusion.fp16.onnx")
-    save_manifest(made.folder, files={"fp16.plan": extra["fp16.plan"], **files})
+    save_manifest(made.folder, files=files)
     with (
         open_model(made.folder, options=CPU) as model,
-        pytest.raises(BundleError, match=r"no backend takes its engine files \(fp16\.plan\)"),
+        pytest.raises(BundleError, match=r"none of its engine files runs here \(it has none\)"),
     ):
         model.engine("fusion")
-
-
-@pytest.mark.parametrize("name", ["fp16.plan", "fusion.engine", "x.trt"])
-def test_a_plan_is_refused_and_the_graph_that_runs_is_named(make_bundle, name):
-    made = make_bundle()
-    path = made.folder / name
-    path.write_bytes(b"plan")
-    with pytest.raises(EngineError) as caught:
-        open_model(path)
-    assert str(caught.value) == (
-        f"cannot run {path}: it is a TensorRT plan, and this version of taemi runs ONNX graphs and "
-        f"checkpoints only. Run the same graph with --engine {made.folder / 'fusion.onnx'}"
-    )
-
-
-def test_a_plan_of_an_encoder_names_that_encoders_graph(make_bundle):
-    made = make_bundle()
-    path = made.folder / "audio.fp16.plan"
-    path.write_bytes(b"plan")
-    files = dict(read_manifest(made.folder).files)
-    files[path.name] = describe_file(path, graph="audio", precision="fp16")
-    save_manifest(made.folder, files=files)
-    with pytest.raises(EngineError, match=re.escape(str(made.folder / "audio.onnx"))):
-        open_model(path)
-
-
-def test_a_plan_without_its_bundle_asks_for_it(tmp_path, bundle):
-    path = tmp_path / "a.plan"
-    path.write_bytes(b"plan")
-    with pytest.raises(EngineError, match=r"Name the bundle that it was built from: --engine NAME\.taemi"):
-        open_model(path)
-    with pytest.raises(EngineError, match=re.escape(str(bundle.folder / "fusion.onnx"))):
-        open_model(path, bundle=bundle.folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "weights", "clip.mp4"])

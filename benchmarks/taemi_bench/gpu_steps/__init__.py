@@ -31,7 +31,7 @@ class Step:
 # they stop what hangs, while the usual times are a fraction of them.
 STEPS = (
     Step("machine", "machine_facts:record_machine", 60, "GPU, driver, libraries"),
-    Step("cuda-python", "cuda_python:check_cuda_python", 60, "copies, a compiled kernel, a CUDA graph"),
+    Step("cuda-python", "device_layers:check_cuda_python", 60, "copies, a compiled kernel, a CUDA graph"),
     Step("checkpoint", "prepare:make_checkpoint", 90, "an untrained model of published size (CPU)"),
     Step("torch-eager", "torch_cuda:measure_eager", 90, "PyTorch eager, fp32 and fp16"),
     Step("export-scores", "prepare:export_scores", 90, "the score graph in ONNX (CPU)"),
@@ -40,5 +40,10 @@ STEPS = (
     Step("torch-compile", "torch_cuda:measure_compiled", 200, "torch.compile in fp16"),
     Step("export-all", "prepare:export_all", 150, "every graph in ONNX (CPU)"),
     Step("onnxruntime", "onnxruntime_cuda:measure_onnxruntime", 90, "ONNX Runtime CUDA against PyTorch"),
-    Step("pycuda", "pycuda_context:check_pycuda", 240, "copies and a kernel in the primary context"),
+    Step(
+        "pycuda",
+        "pycuda_context:check_pycuda",
+        240,
+        "copies, a kernel, both layers side by side",
+    ),
 )

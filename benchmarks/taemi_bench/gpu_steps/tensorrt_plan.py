@@ -13,6 +13,7 @@ from typing import Any
 
 from taemi_bench.gpu_steps.contract import Context, NotRunError, require_cuda
 from taemi_bench.gpu_steps.machine_facts import compute_capability, tensorrt_version
+from taemi_runtime.backends.tensorrt_library import ErrorLog, logger_of
 from taemi_runtime.errors import EngineError
 from taemi_runtime.host import cuda_driver
 from taemi_runtime.spec import GraphSpec
@@ -107,7 +108,8 @@ def build_plan(trt: Any, onnx: Path, spec: GraphSpec, *, target: str = "") -> by
     Raises:
         EngineError: The library refused the graph; says with what.
     """
-    logger = log_of(trt)
+    logger, errors = logger_of(trt)
+    errors.take()
     asked = f"cannot build a plan of {onnx.name} with {trt.__name__} {trt.__version__}"
     builder = trt.Builder(logger)
     # Required by TensorRT 10, accepted and without effect from 11 on.
@@ -115,8 +117,8 @@ def build_plan(trt: Any, onnx: Path, spec: GraphSpec, *, target: str = "") -> by
     network = builder.create_network(1 << int(flag) if flag is not None else 0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(onnx)):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(asked, "; ".join(errors) or logger.said())
+        found = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(asked, "; ".join(found) or _reason(errors))
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     # TF32 keeps 10 bits of the mantissa, which is beyond the fp32 gates.
@@ -130,35 +132,10 @@ def build_plan(trt: Any, onnx: Path, spec: GraphSpec, *, target: str = "") -> by
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise EngineError(asked, logger.said())
+        raise EngineError(asked, _reason(errors))
     return bytes(plan)
 
 
-_LOGGERS: dict[str, Any] = {}
-
-
-def log_of(trt: Any) -> Any:
-    """Return the library's logger, which keeps what it was told.
-
-    Builder and runtime return ``None`` on failure and say why to their logger only. TensorRT keeps the
-    first logger of a process, so that there is one for each library.
-
-    Args:
-        trt: The imported library.
-    """
-    if trt.__name__ in _LOGGERS:
-        return _LOGGERS[trt.__name__]
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(message)
-
-        def said(self) -> str:
-            return "; ".join(self.errors[-3:]) or "the library gave no reason"
-
-    return _LOGGERS.setdefault(trt.__name__, Log())
+def _reason(errors: ErrorLog) -> str:
+    # Builder and parser return None or False on failure, and say why to their logger only.
+    return "; ".join(errors.take()[-3:]) or "the library gave no reason"

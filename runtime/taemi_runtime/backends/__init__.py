@@ -23,6 +23,7 @@ GROUP = "taemi_runtime.backends"
 
 # In order of preference for the device ``auto``.
 _BUILTIN = {
+    "tensorrt": "taemi_runtime.backends.tensorrt:TensorRT",
     "onnxruntime-cuda": "taemi_runtime.backends.onnxruntime_cuda:OnnxRuntimeCuda",
     "onnxruntime-cpu": "taemi_runtime.backends.onnxruntime_cpu:OnnxRuntimeCpu",
 }

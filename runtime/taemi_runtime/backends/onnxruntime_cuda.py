@@ -1,4 +1,4 @@
-"""ONNX graphs on an NVIDIA GPU through ONNX Runtime's CUDA provider."""
+"""ONNX graphs on an NVIDIA GPU through ONNX Runtime's CUDA provider. Never executed on a GPU so far."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import contextlib
 import ctypes
 import functools
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
+from taemi_runtime.backends.onnxruntime_binding import BoundEngine, has_fixed_shapes
 from taemi_runtime.backends.onnxruntime_session import (
-    OnnxRuntimeEngine,
     create_session,
     engine_info,
     import_onnxruntime,
@@ -22,6 +23,8 @@ from taemi_runtime.engine import Backend, Engine, EngineOptions, Probe
 from taemi_runtime.errors import DeviceError, EngineError, MissingExtraError, TaemiError
 from taemi_runtime.host import cuda_driver, parse_device
 from taemi_runtime.spec import GraphSpec
+
+_log = logging.getLogger(__name__)
 
 _PROVIDER = "CUDAExecutionProvider"
 _INSTALL = 'pip install "taemi[gpu]"'
@@ -69,8 +72,7 @@ class OnnxRuntimeCuda(Backend):
         if index >= count:
             raise DeviceError(asked, f"there are {count} CUDA devices", f"Give cuda:0 to cuda:{count - 1}")
         threads = thread_count(options)
-        with _silent(ort):
-            session = create_session(ort, path, threads, _providers(index, options.tf32))
+        session, graphs = _create(ort, path, spec, threads, index, options)
         if session.get_providers()[:1] != [_PROVIDER]:
             raise EngineError(
                 asked,
@@ -78,10 +80,28 @@ class OnnxRuntimeCuda(Backend):
                 "See what is wrong: taemi-infer --doctor",
             )
         info = engine_info(ort, cls.name, path, spec, f"cuda:{index}", threads, dict(facts))
-        return OnnxRuntimeEngine(session, spec, info)
+        return BoundEngine(ort, session, spec, info, device="cuda", index=index, graphs=graphs)
 
 
-def _providers(index: int, tf32: bool) -> list[Any]:
+def _create(
+    ort: ModuleType, path: Path, spec: GraphSpec, threads: int, index: int, options: EngineOptions
+) -> tuple[Any, bool]:
+    """Create a session, with CUDA graphs where shapes allow and the library takes them.
+
+    Returns:
+        The session, and whether it captures.
+    """
+    with _silent(ort):
+        if options.cuda_graphs and has_fixed_shapes(spec):
+            try:
+                return create_session(ort, path, threads, _providers(index, options, graphs=True)), True
+            except EngineError as error:
+                # It refuses graphs of which it places a node on the CPU.
+                _log.info("%s runs without CUDA graphs: %s", path, error.found)
+        return create_session(ort, path, threads, _providers(index, options)), False
+
+
+def _providers(index: int, options: EngineOptions, *, graphs: bool = False) -> list[Any]:
     # HEURISTIC, as the default searches kernels anew for each new shape (onnxruntime issues 6978,
     # 17443); kSameAsRequested, as the default doubles the arena with every larger clip (issue 7612).
     # TF32 keeps 10 bits of mantissa: it breaks the fp32 gates, so it is off unless asked for.
@@ -89,8 +109,12 @@ def _providers(index: int, tf32: bool) -> list[Any]:
         "device_id": index,
         "cudnn_conv_algo_search": "HEURISTIC",
         "arena_extend_strategy": "kSameAsRequested",
-        "use_tf32": int(tf32),
+        "use_tf32": int(options.tf32),
     }
+    if options.gpu_memory_bytes:
+        settings["gpu_mem_limit"] = options.gpu_memory_bytes
+    if graphs:
+        settings["enable_cuda_graph"] = 1
     return [(_PROVIDER, settings), "CPUExecutionProvider"]
 
 
@@ -126,7 +150,7 @@ def _why_not_loaded(ort: ModuleType) -> str:
             with contextlib.redirect_stdout(io.StringIO()):
                 ort.preload_dlls()
         try:
-            session = create_session(ort, _IDENTITY, 1, _providers(0, False))
+            session = create_session(ort, _IDENTITY, 1, _providers(0, EngineOptions()))
         except EngineError as error:
             return error.found
     if session.get_providers()[:1] == [_PROVIDER]:

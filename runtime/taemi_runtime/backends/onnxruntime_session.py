@@ -208,6 +208,11 @@ def thread_count(options: EngineOptions) -> int:
     return options.threads or usable_cores()
 
 
+def element_type(node: Any) -> str:
+    """Return an input's or output's element type, by numpy's name where it has one."""
+    return _DTYPES.get(node.type, str(node.type))
+
+
 def _mismatches(
     expected: tuple[InputSpec, ...] | tuple[OutputSpec, ...], nodes: list[Any], what: str
 ) -> list[str]:
