@@ -71,7 +71,7 @@ class _Rewriter:
             self._convert(at, node)
         graph.node.extend(self.nodes)
         graph.output.extend(self.model.graph.output)
-        made = onnx.ModelProto(ir_version=self.model.ir_version)
+        made: onnx.ModelProto = onnx.ModelProto(ir_version=self.model.ir_version)
         made.opset_import.extend(self.model.opset_import)
         made.metadata_props.extend(self.model.metadata_props)
         for name in ("producer_name", "producer_version"):

@@ -126,7 +126,7 @@ class _Rounder:
         graph.output.extend(
             onnx.helper.make_tensor_value_info(name, self.types[name], None) for name in self.watch
         )
-        made = onnx.ModelProto(ir_version=self.model.ir_version, graph=graph)
+        made: onnx.ModelProto = onnx.ModelProto(ir_version=self.model.ir_version, graph=graph)
         made.opset_import.extend(self.model.opset_import)
         return made
 
@@ -164,7 +164,7 @@ class _Rounder:
 
     def _add(self, operator: str, source: str, target: str, **attributes: int) -> None:
         name = self._name(f"round.{target}")
-        self.nodes.append(self.onnx.helper.make_node(operator, [source], [target], name, **attributes))
+        self.nodes.append(self.onnx.helper.make_node(operator, [source], [target], name, **attributes))  # type: ignore[arg-type]
 
     def _name(self, wanted: str) -> str:
         name, number = wanted, 1
