@@ -34,7 +34,7 @@ class FileEntry:
         graph: The graph that it holds, for engine files.
         precision: ``fp32``, ``fp16`` or ``int8``, for engine files.
         inputs: Dtypes of the inputs that this file takes otherwise than the GraphSpec says, e.g.
-            ``{"audio": "float16"}``: features enter half-precision engines in half precision.
+            ``{"features": "float16"}``: features enter half-precision engines in half precision.
         operators: How often each operator occurs, for ONNX files.
     """
 
