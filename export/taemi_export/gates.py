@@ -45,7 +45,7 @@ class Limit:
         return f"{where}{self.precision}.{self.name}={self.value:g}"
 
 
-def parse_limits(texts: Sequence[str] = (), file: Path | None = None) -> tuple[Limit, ...]:
+def parse_limits(given: Sequence[str] = (), file: Path | None = None) -> tuple[Limit, ...]:
     """Read limits from the command line and from a TOML file.
 
     A file holds tables ``[PRECISION]``, ``[GRAPH.PRECISION]`` or ``[chain.PRECISION]`` with limits.
@@ -63,15 +63,15 @@ def parse_limits(texts: Sequence[str] = (), file: Path | None = None) -> tuple[L
                 str(error),
                 "Give a TOML file with tables like [fp16] or [GRAPH.fp16]",
             ) from error
-    for text in texts:
-        key, sign, value = text.partition("=")
+    for item in given:
+        key, sign, value = item.partition("=")
         try:
             number = float(value)
         except ValueError:
             sign = ""
         if not sign:
-            raise UsageError(f"cannot understand the gate {text!r}", "it is no LIMIT=NUMBER", _HOW)
-        found.append(_limit(tuple(key.strip().split(".")), number, text))
+            raise UsageError(f"cannot understand the gate {item!r}", "it is no LIMIT=NUMBER", _HOW)
+        found.append(_limit(tuple(key.strip().split(".")), number, item))
     return tuple(found)
 
 
@@ -91,10 +91,10 @@ def _flatten(table: Mapping[str, Any], path: tuple[str, ...], place: str) -> lis
     return found
 
 
-def _limit(path: tuple[str, ...], value: float, text: str) -> Limit:
+def _limit(path: tuple[str, ...], value: float, item: str) -> Limit:
     if len(path) not in (2, 3) or path[-1] not in LIMITS or math.isnan(value):
         raise UsageError(
-            f"cannot understand the gate {text!r}", f"{'.'.join(path)} with {value:g} names no limit", _HOW
+            f"cannot understand the gate {item!r}", f"{'.'.join(path)} with {value:g} names no limit", _HOW
         )
     return Limit(path[0] if len(path) == 3 else None, path[-2], path[-1], value)
 

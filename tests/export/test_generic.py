@@ -19,6 +19,8 @@ MODALITIES = (
     "transcript",
     "face",
 )
+# Names that Python and protobuf gave to things: no modality is meant.
+ORDINARY = re.compile(r"(read|write)_text|text format|triton_text")
 
 
 def test_exporter_names_no_modality_and_no_emotion() -> None:
@@ -28,4 +30,4 @@ def test_exporter_names_no_modality_and_no_emotion() -> None:
     )
     for path in sorted(Path(taemi_export.__file__).parent.rglob("*.py")):
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            assert not pattern.search(line), f"{path.name}:{number}: {line.strip()}"
+            assert not pattern.search(ORDINARY.sub("", line)), f"{path.name}:{number}: {line.strip()}"
