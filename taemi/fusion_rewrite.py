@@ -1,7 +1,7 @@
 """The fusion network with less work: exact rewrites that only hold outside of training.
 
 The training model stays as the paper has it and is the reference; here its layers are put together anew
-for export, out of the same parameters. What each rewrite saves is in docs/deploy.md.
+for export, out of the same parameters. What each rewrite saves is in docs/exact-rewrites.md.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Exact rewrites of a traced graph: less work for the same numbers.
+"""Exact rewrites of a traced graph: less work for the same numbers, whatever the architecture.
 
-PyTorch's exporter writes down what the module did. A mask that lets everything through is then computed and
-added in every layer, which shows in the graph whatever the architecture. ``first_row`` has the other
-rewrite. Whether one is right is not taken on trust: the graph is compared with the reference like any other.
+Each is here because it was measured to save 5 % or more of a graph (docs/exact-rewrites.md, which also says
+what was left out). Whether it is right is not taken on trust: the graph is compared with the reference.
 """
 
 from __future__ import annotations
@@ -20,45 +19,11 @@ if TYPE_CHECKING:
 
     from taemi_runtime.spec import Array
 
-# What passes the truth of a whole tensor on.
-_PASSES = frozenset(("Expand", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Transpose", "Slice", "Cast"))
-
 
 def rewrite_exactly(model: onnx.ModelProto) -> None:
     """Apply every exact rewrite to a freshly traced graph, in place; its ``value_info`` must be there."""
-    drop_idle_masks(model)
     narrow_to_first_row(model)  # before shapes that are on record change
     guard_results(model)
-
-
-def drop_idle_masks(model: onnx.ModelProto) -> None:
-    """Remove the addition of attention masks that are true everywhere, in place.
-
-    Scaled dot-product attention adds ``where(mask, 0, -inf)`` to the scores, and replaces the NaN that a
-    wholly masked row would give. With a constant mask that is true everywhere, neither does anything.
-    """
-    graph = model.graph
-    arrays = constant_arrays(model)
-    producers = {name: node for node in graph.node for name in node.output}
-    renamed: dict[str, str] = {}
-    unmasked: set[str] = set()
-    for node in graph.node:
-        for at, name in enumerate(node.input):
-            node.input[at] = renamed.get(name, name)
-        if node.op_type == "Add":
-            left, right = node.input
-            for scores, bias in ((left, right), (right, left)):
-                if _adds_nothing(bias, producers, arrays):
-                    renamed[node.output[0]] = scores
-                    unmasked.add(scores)
-        elif node.op_type == "Softmax" and node.input[0] in unmasked:
-            unmasked.add(node.output[0])
-        elif node.op_type == "Where" and node.input[2] in unmasked:
-            guard = producers.get(node.input[0])
-            if guard is not None and guard.op_type == "IsNaN" and guard.input[0] == node.input[2]:
-                renamed[node.output[0]] = node.input[2]
-    if renamed:
-        _drop_unused(graph)
 
 
 def guard_results(model: onnx.ModelProto) -> None:
@@ -125,37 +90,3 @@ def _sort(graph: onnx.GraphProto) -> None:
     ordered = [type(node).FromString(node.SerializeToString()) for node in ordered]
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _adds_nothing(name: str, producers: Mapping[str, onnx.NodeProto], arrays: Mapping[str, Array]) -> bool:
-    """Whether a value is ``where(true everywhere, 0, ...)``."""
-    node = producers.get(name)
-    if node is None or node.op_type != "Where":
-        return False
-    zero = arrays.get(node.input[1])
-    return zero is not None and not np.any(zero) and _all_true(node.input[0], producers, arrays)
-
-
-def _all_true(name: str, producers: Mapping[str, onnx.NodeProto], arrays: Mapping[str, Array]) -> bool:
-    node = producers.get(name)
-    while name not in arrays and node is not None and node.op_type in _PASSES:
-        name = node.input[0]
-        node = producers.get(name)
-    return name in arrays and arrays[name].dtype == np.bool_ and bool(arrays[name].all())
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes and initialisers that nothing reads any more."""
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    if len(weights) < len(graph.initializer):
-        keep = [type(tensor).FromString(tensor.SerializeToString()) for tensor in weights]
-        del graph.initializer[:]
-        graph.initializer.extend(keep)

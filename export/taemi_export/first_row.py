@@ -1,7 +1,7 @@
 """An exact rewrite: where only the first row of a sequence is read, only that row is computed.
 
-An encoder that is read at its first token needs, of its last layer, the keys and values of every token, but
-the query, the output projection and the feed-forward part of the first token alone. From each place where
+A network that is read at its first position needs, of its last layer, the keys and values of every position,
+but the query, the output projection and the feed-forward part of the first one alone. From each place where
 index 0 is taken the graph is followed backwards, for as long as every reader of a value needs its first row
 only; there the row is taken, and what comes after it works on one row.
 """

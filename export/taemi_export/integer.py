@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ def convert_to_integer(
     bits: int = 8,
     min_elements: int = MIN_ELEMENTS,
     few_rows: int = FEW_ROWS,
+    keep: Mapping[str, str] | None = None,
 ) -> IntegerGraph:
     """Convert the products of a float32 graph.
 
@@ -68,6 +69,7 @@ def convert_to_integer(
         bits: Bits of a weight. 8 on processors with VNNI; without it ONNX Runtime adds pairs of products
             in 16 bits, where two of 255 x 127 do not fit: 7 bits do, everywhere.
         min_elements: Weights of fewer elements stay in float32.
+        keep: Further nodes that stay in float32, by name, with the reason.
         few_rows: So do those of at most ``FEW_ROWS_ELEMENTS`` that so few rows are multiplied with.
 
     Raises:
@@ -75,7 +77,7 @@ def convert_to_integer(
     """
     if bits not in _BITS:
         raise ValueError(f"bits is {bits}, possible are {_BITS}")
-    return _Converter(name_nodes(model), bits, min_elements, few_rows).result()
+    return _Converter(name_nodes(model), bits, min_elements, few_rows, keep or {}).result()
 
 
 def _static_rows(model: onnx.ModelProto) -> dict[str, int]:
@@ -97,7 +99,14 @@ def _static_rows(model: onnx.ModelProto) -> dict[str, int]:
 
 
 class _Converter:
-    def __init__(self, model: onnx.ModelProto, bits: int, min_elements: int, few_rows: int) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        bits: int,
+        min_elements: int,
+        few_rows: int,
+        keep: Mapping[str, str],
+    ) -> None:
         import onnx
 
         self.onnx = onnx
@@ -105,6 +114,7 @@ class _Converter:
         self.limit = 2 ** (bits - 1) - 1
         self.min_elements = min_elements
         self.few_rows = few_rows
+        self.keep = keep
         self.arrays = constant_arrays(model)
         self.nodes: list[onnx.NodeProto] = []
         self.weights: dict[str, Array] = {}
@@ -145,6 +155,8 @@ class _Converter:
 
     def _obstacle(self, node: onnx.NodeProto) -> str:
         """Say why a product stays in float32; empty when it does not."""
+        if node.name in self.keep:
+            return self.keep[node.name]
         weight = self.arrays.get(node.input[1])
         if weight is None or weight.dtype != np.float32:
             return "both factors depend on the input"

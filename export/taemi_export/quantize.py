@@ -6,18 +6,20 @@ scores of the whole chain; when that fails, the bundle stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taemi_export.bundle_update import bundle_shadow, check_space, list_file
 from taemi_export.bundle_writer import describe_graph
 from taemi_export.facts import GraphFacts, finish_model
 from taemi_export.integer import convert_to_integer
+from taemi_export.product_cost import cheapest
 from taemi_export.report import ChainResult, EngineResult, VerifyReport
 from taemi_export.rules import check_file, check_model
 from taemi_export.speed import Speed, compare_speed
-from taemi_export.verify import store_parity, verify_bundle
+from taemi_export.verify import store_parity, verify_bundle, with_chains
 from taemi_runtime.atomic import atomic_file, write_text
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.console import Tick
@@ -33,7 +35,13 @@ from taemi_runtime.manifest import (
 )
 from taemi_runtime.processor import has_dot_products
 
+if TYPE_CHECKING:
+    from taemi.exportable import ExportSource
+
 PRECISION = "int8"
+_SHARES = (0.05, 0.15)
+"""A graph beyond its gate is tried again with its cheapest products, up to these shares of all
+multiplications, in float32: they cost little there, and each of them that is quantised adds an error."""
 # Weights take a quarter; scales, nodes and what stays in float32 take the rest.
 _SPACE = 0.6
 
@@ -93,7 +101,7 @@ class Quantized:
     chain: ChainResult
 
 
-def parse_bits(text: str) -> int | None:
+def parse_bits(given: str) -> int | None:
     """Read ``--weight-bits``.
 
     Returns:
@@ -103,13 +111,13 @@ def parse_bits(text: str) -> int | None:
         UsageError: It is something else.
     """
     known = {"auto": None, "7": 7, "8": 8}
-    if text not in known:
+    if given not in known:
         raise UsageError(
-            f"cannot quantise with --weight-bits {text}",
+            f"cannot quantise with --weight-bits {given}",
             f"possible are {', '.join(known)}",
             "Give one of them",
         )
-    return known[text]
+    return known[given]
 
 
 def int8_file(graph: str) -> str:
@@ -135,8 +143,7 @@ def quantize_bundle(
     Raises:
         UsageError: There is no such graph, or an int8 file is there and ``force`` was not given.
         BundleError: The bundle is damaged or has no float32 graph.
-        ExportError: No graph can be quantised.
-        ParityError: No graph holds its gate, or the scores of the whole chain change too much.
+        ParityError: No graph gains and holds its gate, or the scores of the whole chain change too much.
         WriteError: The disk is full, or the bundle cannot be written to.
     """
     request = request or QuantizeRequest()
@@ -154,13 +161,24 @@ def quantize_bundle(
                 _convert(shadow, name, source, bits)
             except ExportError as error:
                 _leave(left, name, error.found, say)
-        report = _judge(shadow, [name for name in names if name not in left], left, tick, say)
+        report = _judge(
+            shadow, {name: sources[name] for name in names if name not in left}, bits, left, tick, say
+        )
+        opened = _open(request.checkpoint)
         graphs = []
         for number, result in enumerate(report.engines):
             tick("time", number, len(report.engines))
-            graphs.append(_measure(shadow, result, sources[result.graph], request))
+            graphs.append(_measure(shadow, result, sources[result.graph], opened))
         store_parity(report)
     return Quantized(tuple(graphs), bits, left, report.chains[0])
+
+
+def _open(checkpoint: Path | None) -> ExportSource | None:
+    if checkpoint is None:
+        return None
+    from taemi.exportable import open_source
+
+    return open_source(checkpoint)
 
 
 def _ignore(step: str, done: int, total: int) -> None:
@@ -208,14 +226,25 @@ def _leave(left: dict[str, str], name: str, why: str, say: Callable[[str], None]
         say(f"{name} stays fp32: {why}")
 
 
-def _convert(shadow: Path, graph: str, source: str, bits: int) -> None:
-    """Write a graph's int8 file into a shadow and list it there."""
+def _convert(shadow: Path, graph: str, source: str, bits: int, share: float = 0.0) -> None:
+    """Write a graph's int8 file into a shadow and list it there.
+
+    Args:
+        shadow: The shadow.
+        graph: The graph.
+        source: Its float32 file.
+        bits: Bits of a weight.
+        share: How much of the multiplications may stay in float32 for the sake of precision.
+    """
     import onnx
 
     bundle = Bundle.open(shadow)
     manifest = bundle.manifest
     spec = manifest.graphs[graph]
-    made = convert_to_integer(onnx.load(bundle.file(source)), bits=bits)
+    model = onnx.load(bundle.file(source))
+    reason = f"cheapest {share:.0%} of the multiplications, for precision"
+    keep = dict.fromkeys(cheapest(model, spec, share) if share else (), reason)
+    made = convert_to_integer(model, bits=bits, keep=keep)
     finish_model(made.model, GraphFacts(manifest.family, spec, PRECISION, is_trained(manifest, graph)))
     check_model(made.model, spec)
     name = int8_file(graph)
@@ -237,38 +266,49 @@ def _convert(shadow: Path, graph: str, source: str, bits: int) -> None:
 
 def _judge(
     shadow: Path,
-    names: Sequence[str],
+    sources: Mapping[str, str],
+    bits: int,
     left: dict[str, str],
     tick: Tick,
     say: Callable[[str], None] | None,
 ) -> VerifyReport:
     """Return how the new graphs do; those beyond their gate are taken out of the shadow again."""
-    names = list(names)
-    errors: list[ParityError] = []
-    while names:
-        files = [int8_file(name) for name in names]
-        report = verify_bundle(shadow, options=EngineOptions(device="cpu"), progress=tick, only=files)
-        for result in report.engines:
-            for error in result.errors:
-                if not isinstance(error, ParityError):
-                    raise error
-                errors.append(error)
-                if result.graph in names:
-                    names.remove(result.graph)
-                    _leave(left, result.graph, error.found, say)
-                    _drop(shadow, result.file)
-        if len(names) == len(files):
-            _require_chain(report, names)
-            return report
-    if errors:
+    reports: list[VerifyReport] = []
+    for graph, source in sources.items():
+        report = _judge_one(shadow, graph, tick)
+        for share in _SHARES:
+            if report.passed:
+                break
+            found = report.all_errors[0].found
+            _convert(shadow, graph, source, bits, share)
+            report = _judge_one(shadow, graph, tick)
+            if report.passed and say is not None:
+                say(f"{graph}: the cheapest {share:.0%} of its multiplications stay fp32, as {found}")
+        if report.passed:
+            reports.append(report)
+        else:
+            _leave(left, graph, report.all_errors[0].found, say)
+            _drop(shadow, int8_file(graph))
+    if not reports:
         raise ParityError(
             f"cannot quantise {shadow}",
-            f"no graph holds its gate. {errors[0].found}",
+            f"no graph gains and holds its gate. {next(iter(left.values()))}",
             "Run it in fp32; the bundle is as it was",
         )
-    raise ExportError(
-        f"cannot quantise {shadow}", f"no graph gains. {next(iter(left.values()))}", "Run it in fp32"
+    engines = tuple(result for report in reports for result in report.engines)
+    report = with_chains(replace(reports[0], engines=engines), tick)
+    _require_chain(report, [result.graph for result in engines])
+    return report
+
+
+def _judge_one(shadow: Path, graph: str, tick: Tick) -> VerifyReport:
+    report = verify_bundle(
+        shadow, options=EngineOptions(device="cpu"), progress=tick, only=[int8_file(graph)], chain=False
     )
+    for error in report.all_errors:
+        if not isinstance(error, ParityError):
+            raise error
+    return report
 
 
 def _require_chain(report: VerifyReport, names: Sequence[str]) -> None:
@@ -287,7 +327,7 @@ def _worst(chain: ChainResult) -> str:
     return f"presence {flags} with mean {chain.worst.mean_abs:.2e} over {chain.worst.rows} rows"
 
 
-def _measure(shadow: Path, result: EngineResult, source: str, request: QuantizeRequest) -> QuantizedGraph:
+def _measure(shadow: Path, result: EngineResult, source: str, opened: ExportSource | None) -> QuantizedGraph:
     manifest = Bundle.open(shadow).manifest
     files = {"fp32": shadow / source, PRECISION: shadow / result.file}
     return QuantizedGraph(
@@ -296,7 +336,7 @@ def _measure(shadow: Path, result: EngineResult, source: str, request: QuantizeR
         manifest.files[result.file].bytes,
         manifest.files[source].bytes,
         result,
-        compare_speed(manifest.graphs[result.graph], files, request.checkpoint),
+        compare_speed(manifest.graphs[result.graph], files, opened),
     )
 
 

@@ -11,14 +11,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taemi_runtime.backends import open_engine
 from taemi_runtime.draw import draw_inputs
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.spec import Arrays, GraphSpec
 
+if TYPE_CHECKING:
+    from taemi.exportable import ExportSource
+
 _ROUNDS = 15
 _SECONDS = 8.0
+_SETTLE = 0.06
 PYTORCH = "PyTorch"
 
 
@@ -37,22 +42,23 @@ class Speed:
     ratio: dict[str, float]
 
 
-def compare_speed(spec: GraphSpec, files: Mapping[str, Path], checkpoint: Path | None = None) -> Speed:
+def compare_speed(spec: GraphSpec, files: Mapping[str, Path], source: ExportSource | None = None) -> Speed:
     """Time the files of one graph against each other, on the CPU, at the graph's typical lengths.
 
     Args:
         spec: The graph.
         files: Engine files by label; the last is what the others are compared with.
-        checkpoint: Where PyTorch's side comes from; not timed when ``None``.
+        source: The opened checkpoint, for PyTorch's side; not timed when ``None``.
     """
-    sizes = spec.sizes({symbol.name: symbol.typical for symbol in spec.free_symbols})
-    inputs = draw_inputs(spec, sizes, ragged=False, poison=False)
+    free = {symbol.name: symbol.typical for symbol in spec.free_symbols}
+    sizes = spec.sizes(free)
+    inputs = draw_inputs(spec, free, ragged=False, poison=False)
     engines = [
         open_engine(path, spec, EngineOptions(device="cpu"), precision=label) for label, path in files.items()
     ]
     calls: dict[str, Callable[[], object]] = {}
-    if checkpoint is not None:
-        calls[PYTORCH] = _eager(spec, checkpoint, inputs)
+    if source is not None:
+        calls[PYTORCH] = _eager(spec, source, inputs)
     for label, engine in zip(files, engines, strict=True):
         calls[label] = lambda engine=engine: engine.run(inputs)  # type: ignore[misc]
     try:
@@ -72,12 +78,10 @@ def compare_speed(spec: GraphSpec, files: Mapping[str, Path], checkpoint: Path |
     )
 
 
-def _eager(spec: GraphSpec, checkpoint: Path, inputs: Arrays) -> Callable[[], object]:
+def _eager(spec: GraphSpec, source: ExportSource, inputs: Arrays) -> Callable[[], object]:
     import torch
 
-    from taemi.exportable import open_source
-
-    graph = open_source(checkpoint).graph(spec.name)
+    graph = source.graph(spec.name)
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     return lambda: graph.reference(tensors)
 
@@ -90,7 +94,9 @@ def _in_turn(calls: Mapping[str, Callable[[], object]]) -> dict[str, list[float]
     for number in range(_ROUNDS):
         # Every other round backwards: nobody always runs behind the same predecessor.
         for label in list(calls)[:: -1 if number % 2 else 1]:
-            calls[label]()  # wakes its threads, and lets those of the one before fall asleep
+            # The threads of the one before spin for some 50 ms; then its own must wake up.
+            time.sleep(_SETTLE)
+            calls[label]()
             begin = time.perf_counter()
             calls[label]()
             times[label].append(time.perf_counter() - begin)

@@ -39,6 +39,7 @@ def verify_bundle(
     progress: Tick | None = None,
     limits: Sequence[Limit] = (),
     only: Sequence[str] | None = None,
+    chain: bool = True,
 ) -> VerifyReport:
     """Compare a bundle's engines with PyTorch's reference outputs.
 
@@ -50,6 +51,7 @@ def verify_bundle(
         progress: Called with (engine, cases done, cases in all).
         limits: Gates that are tighter than the bundle's.
         only: Names of the engine files to verify; all when ``None``.
+        chain: Whether precisions that are judged by the whole chain are.
 
     Returns:
         What was found. A wrong number, weight or byte is a result, not an exception.
@@ -68,9 +70,26 @@ def verify_bundle(
     options = options or EngineOptions()
     job = Job(bundle, reference, options, tick, specs)
     results = tuple(_verify_engine(job, target) for target in targets)
-    chains = tuple(verify_chains(job, targets, results))
+    chains = tuple(verify_chains(job, targets, results)) if chain else ()
     errors = () if engine is not None or only is not None else tuple(_damaged_files(bundle))
     return VerifyReport(path, reference.index.tools, results, errors, chains)
+
+
+def with_chains(report: VerifyReport, progress: Tick | None = None) -> VerifyReport:
+    """Return a report of single engines with what the whole chain gives, on the CPU.
+
+    Args:
+        report: From ``verify_bundle(..., chain=False)``; its engines are in the bundle.
+        progress: Called with (chain, chains done, chains in all).
+    """
+    bundle = Bundle.open(report.bundle)
+    reference = open_reference(bundle.file(REFERENCE_NAME))
+    listed = {target.name: target for target in _targets(bundle, None)}
+    targets = [listed[result.file] for result in report.engines]
+    job = Job(
+        bundle, reference, EngineOptions(device="cpu"), progress or _ignore, dict(bundle.manifest.graphs)
+    )
+    return replace(report, chains=tuple(verify_chains(job, targets, report.engines)))
 
 
 def store_parity(report: VerifyReport) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from taemi_export.exact_rewrites import drop_idle_masks, guard_results, rewrite_exactly
+from taemi_export.exact_rewrites import guard_results, rewrite_exactly
 from taemi_export.first_row import narrow_to_first_row
 from taemi_runtime.spec import Array
 
@@ -135,27 +133,6 @@ def test_another_row_than_the_first_is_left_alone():
     before = model.SerializeToString()
     narrow_to_first_row(model)
     assert model.SerializeToString() == before
-
-
-def test_a_mask_that_is_true_everywhere_costs_nothing():
-    model = layer(mask=IDLE)
-    before = run(model, *call(3, 9))
-    drop_idle_masks(model)
-    left = Counter(node.op_type for node in model.graph.node)
-    assert left["Where"] == left["IsNaN"] == left["Expand"] == 0
-    assert {tensor.name for tensor in model.graph.initializer}.isdisjoint({"all", "below", "zero"})
-    np.testing.assert_allclose(run(model, *call(3, 9))[0], before[0], atol=1e-6)
-
-
-def test_a_mask_with_a_hole_or_from_an_input_stays():
-    masked = layer()
-    hole = layer(mask=IDLE)
-    constant = next(item for item in hole.graph.initializer if item.name == "all")
-    constant.CopyFrom(onnx.numpy_helper.from_array(np.zeros((1, 1, 1, 1), bool), "all"))
-    for model in (masked, hole):
-        before = model.SerializeToString()
-        drop_idle_masks(model)
-        assert model.SerializeToString() == before
 
 
 def test_a_wholly_masked_row_gives_zeros_before_and_after():
