@@ -32,10 +32,11 @@ _RATER_SHARES = (0.15, 0.4, 0.25, 0.2)
 # teaches nobody what it sounds like.
 _RATER_NOISE = (0.6, 0.6, 0.6, 0.2, 0.6, 0.6)
 # Standard deviation of each modality's deviation from the latent (whose own is 1): the words tell most, the
-# face least.
+# face least. What a model makes of them differs by more: words meet a pretrained encoder, the face meets one
+# with random weights.
 _TEXT_NOISE = 0.15
-_VOICE_NOISE = 0.7
-_FACE_NOISE = 1.2
+_VOICE_NOISE = 0.5
+_FACE_NOISE = 0.6
 # Words begin to express an emotion this far from the raters' threshold, so that even the rarest one has
 # words for it in a small corpus. Of the clips that express it, a third each does so faintly, clearly and
 # strongly.
@@ -63,8 +64,8 @@ class Scene:
     Args:
         labels: [6] intensities k / N in the order of ``EMOTIONS``.
         grades: [6] how strongly the words express each emotion, 0 (not at all) to 3.
-        voice: [6] what the voice shows of the latent, mean 0, standard deviation about 1.2.
-        face: [6] what the face shows of it, mean 0, standard deviation about 1.6.
+        voice: [6] what the voice shows of the latent, mean 0, standard deviation about 1.1.
+        face: [6] what the face shows of it, mean 0, standard deviation about 1.2.
         seconds: Length of the clip, 0.064 to 20.
         fps: Frame rate.
         has_audio: Whether the clip has an audio track.
