@@ -71,13 +71,13 @@ class _Rewriter:
             self._convert(at, node)
         graph.node.extend(self.nodes)
         graph.output.extend(self.model.graph.output)
-        made: onnx.ModelProto = onnx.ModelProto(ir_version=self.model.ir_version)
+        made = onnx.ModelProto(ir_version=self.model.ir_version)
         made.opset_import.extend(self.model.opset_import)
         made.metadata_props.extend(self.model.metadata_props)
         for name in ("producer_name", "producer_version"):
             setattr(made, name, getattr(self.model, name))
         made.graph.CopyFrom(graph)
-        return made
+        return made  # type: ignore[no-any-return]
 
     def _constant_uses(self) -> dict[str, set[bool]]:
         """Return in which precisions each float constant is read."""

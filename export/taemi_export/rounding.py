@@ -126,9 +126,9 @@ class _Rounder:
         graph.output.extend(
             onnx.helper.make_tensor_value_info(name, self.types[name], None) for name in self.watch
         )
-        made: onnx.ModelProto = onnx.ModelProto(ir_version=self.model.ir_version, graph=graph)
+        made = onnx.ModelProto(ir_version=self.model.ir_version, graph=graph)
         made.opset_import.extend(self.model.opset_import)
-        return made
+        return made  # type: ignore[no-any-return]
 
     def _convert(self, node: onnx.NodeProto) -> None:
         onnx = self.onnx
