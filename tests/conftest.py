@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
+
+# A test run that was started in the background of a script inherits "ignore Ctrl-C", and so would every
+# command that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two cores: PyTorch's and ONNX Runtime's pools must not fight, and hubs must never be asked.
 os.environ.setdefault("OMP_NUM_THREADS", "2")

@@ -68,9 +68,9 @@ def choose_engines(
         return files, []
     plans = [name for name in engines if name.endswith(".plan") and not name.endswith(_RTX)]
     # [GRAPH.]PRECISION.plan is for the default target; one for another GPU would fail to load.
-    default = [name for name in plans if _tokens(name, spec) in (["fp16"], ["fp32"])]
+    default = [name for name in plans if _parts(name, spec) in (["fp16"], ["fp32"])]
     for candidates in (
-        [name for name in default if _tokens(name, spec) == ["fp16"]],
+        [name for name in default if _parts(name, spec) == ["fp16"]],
         default,
         plans if len(plans) == 1 else [],
     ):
@@ -82,8 +82,8 @@ def choose_engines(
 def model_name(base: str, file: str, spec: GraphSpec) -> str:
     """Return the server's name of an engine file: BASE, BASE_PRECISION, BASE_plan, BASE_TARGET_plan."""
     kind, usual = ("plan", "fp16") if file.endswith(".plan") else ("", "fp32")
-    tokens = [token for token in _tokens(file, spec) if token != usual]
-    return "_".join([base, *tokens, *([kind] if kind else [])])
+    parts = [part for part in _parts(file, spec) if part != usual]
+    return "_".join([base, *parts, *([kind] if kind else [])])
 
 
 def check_name(name: str) -> str:
@@ -219,7 +219,7 @@ def _missing_plan(bundle: Bundle, spec: GraphSpec, plans: list[str], engines: Ma
     )
 
 
-def _tokens(file: str, spec: GraphSpec) -> list[str]:
+def _parts(file: str, spec: GraphSpec) -> list[str]:
     """Split ``[GRAPH.]PRECISION[.TARGET].plan`` and ``GRAPH[.PRECISION].onnx`` into what follows GRAPH."""
-    tokens = Path(file).stem.split(".")
-    return tokens[1:] if tokens[0] == spec.name else tokens
+    parts = Path(file).stem.split(".")
+    return parts[1:] if parts[0] == spec.name else parts

@@ -23,7 +23,7 @@ from taemi_export.onnx_file import read_onnx
 from taemi_export.quantize import QuantizeRequest, quantize_bundle
 from taemi_export.speed import compare_speed
 from taemi_export.verify import verify_bundle
-from taemi_runtime import loading
+from taemi_runtime import engine_choice
 from taemi_runtime.draw import draw_inputs
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import BundleError, ParityError, UsageError
@@ -233,7 +233,7 @@ def test_weights_of_eight_bits_are_warned_about_where_sums_saturate(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     # A processor without VNNI cannot be had on demand.
-    monkeypatch.setattr(loading, "has_dot_products", lambda: False)
+    monkeypatch.setattr(engine_choice, "has_dot_products", lambda: False)
     folder = Path(shutil.copytree(done, tmp_path / "toy.taemi"))
     for bits, warned in ((8, True), (7, False)):
         quantize_bundle(folder, QuantizeRequest(force=True, bits=bits))
