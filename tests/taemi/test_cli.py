@@ -104,4 +104,6 @@ def test_init_says_how_faces_are_cropped_and_the_runtime_follows(tmp_path):
     assert open_source(ckpt).preprocessing["vision"]["faces"] == "auto"
     with load(ckpt, device="cpu") as scorer:
         assert scorer.preprocessing.vision.faces == "auto"
-    assert taemi("init", tmp_path / "b.pt", "--encoders", "tiny", "--faces", "yes").returncode == 2
+    wrong = taemi("init", tmp_path / "b.pt", "--encoders", "tiny", "--faces", "yes")
+    assert wrong.returncode == 1
+    assert "cannot look for faces with yes: there is no such file" in wrong.stderr
