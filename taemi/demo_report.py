@@ -28,8 +28,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733;
 h1 { font-size: 1.6rem; margin-bottom: .4rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 table { border-collapse: collapse; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
-th { text-align: left; font-weight: 600; vertical-align: bottom; }
+th, td { padding: .25rem .55rem; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
+th { text-align: left; font-weight: 600; vertical-align: bottom; white-space: normal; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 .note { background: #fff4d6; padding: .6rem .9rem; border-left: 4px solid #e0a800; }
 .side { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-start; }

@@ -35,7 +35,7 @@ _RATER_NOISE = (0.6, 0.6, 0.6, 0.2, 0.6, 0.6)
 # face least. What a model makes of them differs by more: words meet a pretrained encoder, the face meets one
 # with random weights.
 _TEXT_NOISE = 0.15
-_VOICE_NOISE = 0.7
+_VOICE_NOISE = 0.8
 _FACE_NOISE = 0.6
 # Words begin to express an emotion this far from the raters' threshold, so that even the rarest one has
 # words for it in a small corpus. Of the clips that express it, a third each does so faintly, clearly and
@@ -64,7 +64,7 @@ class Scene:
     Args:
         labels: [6] intensities k / N in the order of ``EMOTIONS``.
         grades: [6] how strongly the words express each emotion, 0 (not at all) to 3.
-        voice: [6] what the voice shows of the latent, mean 0, standard deviation about 1.2.
+        voice: [6] what the voice shows of the latent, mean 0, standard deviation about 1.3.
         face: [6] what the face shows of it, mean 0, standard deviation about 1.2.
         seconds: Length of the clip, 0.064 to 20.
         fps: Frame rate.
