@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
+# Test files are shared out over so many processes; WORKERS=0 runs them in one.
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint types tests bench gpu-check clean
@@ -49,7 +51,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 tests: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-test  ## Every test, the slow ones too: published sizes, three seeds, long clips
 	@$(MAKE) --no-print-directory lint types
