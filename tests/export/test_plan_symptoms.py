@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from taemi_export.plans.library import Gpu, Library, open_library
-from taemi_export.plans.listener import distinct, listener_of, make_recorder, tidy
+from taemi_export.plans.listener import distinct, make_recorder, tidy
 from taemi_export.plans.symptoms import SYMPTOMS, diagnose
 from taemi_export.plans.timing_cache import TimingCache, default_path
+from taemi_runtime.backends.tensorrt_library import import_library, logger_of
 
 # Word for word: from issue threads, release notes and builds with TensorRT for RTX.
 RAW = {
@@ -93,24 +94,23 @@ def rtx() -> Library:
 
 
 @pytest.mark.tensorrt
-def test_the_listener_keeps_errors_only_and_is_one_for_the_process(rtx: Library) -> None:
-    listener = listener_of(rtx)
-    assert listener_of(rtx) is listener
-    listener.clear()
+def test_builds_and_runs_share_one_logger_that_keeps_the_last_errors(rtx: Library) -> None:
+    logger, errors = logger_of(rtx.module)
+    assert logger_of(import_library("tensorrt_rtx"))[0] is logger
+    errors.take()
     severity = rtx.module.ILogger.Severity
-    listener.log(severity.WARNING, "may be slow")
+    logger.log(severity.WARNING, "may be slow")
     threads = [
-        threading.Thread(target=listener.log, args=(severity.ERROR, f"error {number}"))
-        for number in range(30)
+        threading.Thread(target=logger.log, args=(severity.ERROR, f"error {number}")) for number in range(30)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(listener.errors()) == 20
-    assert all(line.startswith("error ") for line in listener.errors())
-    listener.clear()
-    assert listener.errors() == []
+    said = errors.take()
+    assert len(said) == 20
+    assert all(line.startswith("error ") for line in said)
+    assert errors.take() == []
 
 
 @pytest.mark.tensorrt

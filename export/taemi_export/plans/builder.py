@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taemi_export.plans.library import Library
-from taemi_export.plans.listener import distinct, listener_of, make_recorder
+from taemi_export.plans.listener import distinct, make_recorder
 from taemi_export.plans.monitor import Cancel, Phases, make_monitor, run_cancellable
 from taemi_export.plans.symptoms import EXPORT_AGAIN, diagnose
 from taemi_export.plans.targets import Target, sm_name
 from taemi_export.plans.timing_cache import TimingCache
+from taemi_runtime.backends.tensorrt_library import logger_of
 from taemi_runtime.console import Tick
 from taemi_runtime.errors import ExportError
 from taemi_runtime.plan_sidecar import PlanProfile
@@ -152,8 +153,8 @@ class _Job:
         self.options = options
         self.asked = f"cannot build a plan of {onnx} with {library.name} {library.version}"
         self.monitor: Any = None
-        self.logger = listener_of(library)
-        self.logger.clear()
+        self.logger, self.logged = logger_of(library.module)
+        self.logged.take()
         self.recorder = make_recorder(library)
         try:
             self.builder = trt.Builder(self.logger)
@@ -251,7 +252,7 @@ class _Job:
 
     def failure(self, node: str, *said: str) -> ExportError:
         """Return the exception for a refusal, with everything that the library said about it."""
-        messages = distinct([*said, *self.recorder.errors(), *self.logger.errors()])
+        messages = distinct([*said, *self.recorder.errors(), *self.logged.take()])
         symptom = diagnose(messages)
         shown = (
             "; ".join(messages[-_SHOWN:] if not said else messages[:_SHOWN]) or "the library gave no reason"
