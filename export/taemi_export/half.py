@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taemi_export.assignment import Assignment
+from taemi_export.names import Names
 from taemi_export.values import constant_arrays, value_types
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _Rewriter:
         types = value_types(model)
         self.floats = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
         self.arrays = {name: array for name, array in constant_arrays(model).items() if name in self.floats}
-        self.taken = set(types) | {node.name for node in model.graph.node}
+        self.names = Names([*types, *(node.name for node in model.graph.node)])
         self.is_half: dict[str, bool] = {}
         self.twins: dict[tuple[str, bool], str] = {}
         self.origins = {
@@ -98,7 +99,7 @@ class _Rewriter:
             used = uses[name]
             # A weight that is read in one precision alone keeps its name in it.
             if True in used:
-                label = name if len(used) == 1 else self._name(f"{name}.{_HALF}")
+                label = name if len(used) == 1 else self.names.new(f"{name}.{_HALF}")
                 self.twins[name, True] = label
                 with np.errstate(over="ignore"):
                     yield numpy_helper.from_array(array.astype(np.float16), label)
@@ -126,7 +127,7 @@ class _Rewriter:
             self.is_half[name] = half
             if half and any(value.name == name for value in self.model.graph.output):
                 # An output is float32 whatever computed it.
-                made.output[place] = self._name(f"{name}.{_HALF}")
+                made.output[place] = self.names.new(f"{name}.{_HALF}")
                 self.twins[name, True] = made.output[place]
                 late.append(self._cast(made.output[place], name, half=False))
         self.nodes += [made, *late]
@@ -137,7 +138,7 @@ class _Rewriter:
             return self.twins[name, half]
         if name in self.arrays or self.is_half[name] == half:
             return name
-        twin = self._name(f"{name}.{_HALF if half else _SINGLE}")
+        twin = self.names.new(f"{name}.{_HALF if half else _SINGLE}")
         self.twins[name, half] = twin
         # What was no float is converted from the start, not from its other float.
         self.nodes.append(self._cast(self.origins.get(name, name), twin, half=half))
@@ -145,15 +146,9 @@ class _Rewriter:
 
     def _cast(self, source: str, target: str, *, half: bool) -> onnx.NodeProto:
         kind = self.onnx.TensorProto.FLOAT16 if half else self.onnx.TensorProto.FLOAT
-        return self.onnx.helper.make_node("Cast", [source], [target], self._name(f"cast.{target}"), to=kind)
-
-    def _name(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}.{number}"
-        self.taken.add(name)
-        return name
+        return self.onnx.helper.make_node(
+            "Cast", [source], [target], self.names.new(f"cast.{target}"), to=kind
+        )
 
 
 def _retype(node: onnx.NodeProto) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taemi_export.keep_list import MOVING
+from taemi_export.names import Names
 from taemi_export.values import value_types
 from taemi_runtime.backends.onnxruntime_session import create_session, import_onnxruntime
 from taemi_runtime.engine import EngineOptions
@@ -103,7 +104,7 @@ class _Rounder:
         outputs = {value.name for value in model.graph.output}
         self.watch = [name for name in dict.fromkeys(watch) if name not in outputs]
         self.watched = set(self.watch)
-        self.taken = set(self.types) | {node.name for node in model.graph.node}
+        self.names = Names([*self.types, *(node.name for node in model.graph.node)])
         # A half-precision value by name -> the name of the same numbers in float32.
         self.wide: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
@@ -149,7 +150,7 @@ class _Rounder:
                 # A Cast to half precision, or a constant of it: what comes out is rounded already.
                 self._widen(name)
                 continue
-            raw = made.output[place] = self._name(f"{name}.wide")
+            raw = made.output[place] = self.names.new(f"{name}.wide")
             exact = node.op_type in _EXACT
             if exact:
                 self.wide[name] = raw
@@ -159,17 +160,9 @@ class _Rounder:
                 self._widen(name)
 
     def _widen(self, name: str) -> None:
-        self.wide[name] = self._name(f"{name}.rounded")
+        self.wide[name] = self.names.new(f"{name}.rounded")
         self._add("Cast", name, self.wide[name], to=self.onnx.TensorProto.FLOAT)
 
     def _add(self, operator: str, source: str, target: str, **attributes: int) -> None:
-        name = self._name(f"round.{target}")
+        name = self.names.new(f"round.{target}")
         self.nodes.append(self.onnx.helper.make_node(operator, [source], [target], name, **attributes))  # type: ignore[arg-type]
-
-    def _name(self, wanted: str) -> str:
-        name, number = wanted, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wanted}.{number}"
-        self.taken.add(name)
-        return name

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 import pytest
 
+from taemi_export.cli import main
+
 HERE = Path(__file__).parent
 
 
@@ -105,3 +107,18 @@ def relist() -> Callable[[Path, str], None]:
 def python_env() -> dict[str, str]:
     """Environment of a subprocess that imports what this process imports."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the console script with arguments; its exit code."""
+
+    def call(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["taemi-export", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as error:
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        return 0
+
+    return call

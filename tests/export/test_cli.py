@@ -11,25 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from taemi_export.cli import main
 from taemi_runtime.manifest import file_sha256, read_manifest
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the console script with arguments; its exit code."""
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["taemi-export", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as error:
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
-        return 0
-
-    return call
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from taemi_export.cli import main
 from taemi_export.plans import build as build_module
 from taemi_export.plans import library as library_module
 from taemi_export.plans.library import Gpu
@@ -30,21 +29,6 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed"
 
 Run = Callable[..., int]
 RTX = ("--library", "rtx", "--target", "a100")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the console script with arguments; its exit code."""
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["taemi-export", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as error:
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
-        return 0
-
-    return call
 
 
 @pytest.fixture(scope="module")

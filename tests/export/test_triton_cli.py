@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from taemi_export.cli import main
-
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the console script with arguments; its exit code."""
-
-    def call(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["taemi-export", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as error:
-            return error.code if isinstance(error.code, int) else int(error.code is not None)
-        return 0
-
-    return call
 
 
 def one_error(capfd: pytest.CaptureFixture[str]) -> str:
