@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -15,6 +16,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Two cores: PyTorch's and ONNX Runtime's pools must not fight, and hubs must never be asked.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _no_module_stays(tmp_path_factory):
+    """A package that a test made to be imported must not be what a later test finds under its name.
+
+    `monkeypatch.delitem(sys.modules, ...)` after the import puts the made package back at the end;
+    `sys.modules.pop` is what takes it away.
+    """
+    yield
+    base = f"{tmp_path_factory.getbasetemp()}{os.sep}"
+    left = [
+        name
+        for name, module in list(sys.modules.items())
+        if isinstance(file := getattr(module, "__file__", None), str) and file.startswith(base)
+    ]
+    for name in left:
+        del sys.modules[name]
+    assert not left, f"the test left modules behind that it had made: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def test_the_example_gives_the_scores_that_the_runtime_gives(
     found: dict[str, object] = {}
     with serve(tmp_path / "models") as url:
         exec(compile(code.replace("localhost:8000", url), str(PAGE), "exec"), found)
-    monkeypatch.delitem(sys.modules, "client")
+    sys.modules.pop("client")
     scores = found["scores"]
     assert isinstance(scores, dict)
     with taemi_runtime.load(bundle.folder, clip_scores=False) as scorer:
