@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,13 +15,14 @@ import numpy.typing as npt
 
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
+from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.encoding import ClipEncoder, ClipFeatures, is_said
 from taemi_runtime.errors import EngineError
 from taemi_runtime.faces.choice import describe_difference, open_detector
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.many import score_many
-from taemi_runtime.media import read_clip
+from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import FACES_NONE
 from taemi_runtime.remarks import tell_nothing, tell_several
 from taemi_runtime.results import ClipFailure, ClipResult, Timings
@@ -69,12 +69,13 @@ class ClipScorer:
             vision = replace(self.preprocessing.vision, max_fps=max_fps)
             self.preprocessing = replace(self.preprocessing, vision=vision)
         trained = self.preprocessing.vision.faces
-        self._detector = open_detector(trained, faces)
-        used = self._detector.name if self._detector is not None else FACES_NONE
+        detector = open_detector(trained, faces)
+        used = detector.name if detector is not None else FACES_NONE
         self.faces_differ = describe_difference(trained, used)
         self.preprocessing = replace(
             self.preprocessing, vision=replace(self.preprocessing.vision, faces=used)
         )
+        self.decoder = ClipDecoder(self.preprocessing, faces, self.limits)
         self._encoder = ClipEncoder(model, self.preprocessing)
         outputs = model.manifest.graphs[FUSION].outputs
         self.labels = next(item.labels for item in outputs if item.name == SCORES)
@@ -165,11 +166,23 @@ class ClipScorer:
         features = self.features(path, said)
         with _timed(features.spent_ms, "fusion"):
             scores = self.fuse(features)
+        return self.conclude(str(path), features, scores, (time.perf_counter() - start) * 1e3)
+
+    def conclude(
+        self, name: str, features: ClipFeatures, scores: npt.NDArray[np.float32], total_ms: float
+    ) -> ClipResult:
+        """Put a clip's scores together with what they rest on.
+
+        Args:
+            name: The clip as it was named.
+            features: Its features.
+            scores: [outputs] float32, not clipped.
+            total_ms: How long it took, in milliseconds.
+        """
         if self.clip_scores:
             scores = np.clip(scores, 0.0, 1.0) + 0.0  # no -0.0
-        total_ms = (time.perf_counter() - start) * 1e3
         return ClipResult(
-            clip=str(path),
+            clip=name,
             clip_seconds=features.clip.seconds,
             # The shortest decimal that reads back as the same float32, not its 17 digits as a float64.
             intensities={name: float(str(score)) for name, score in zip(self.labels, scores, strict=True)},
@@ -194,18 +207,30 @@ class ClipScorer:
         transcript_source: str = "given",
     ) -> ClipFeatures:
         """Decode and encode one clip; arguments and errors as for [ClipScorer.score][]."""
-        spent_ms: dict[str, float] = {}
-        with _timed(spent_ms, "decode"):
-            clip = read_clip(Path(path), self.preprocessing, detector=self._detector, limits=self.limits)
+        clip, decode_ms = self.decoder.decode(path)
+        return self.encode(clip, Transcript.given(transcript, transcript_source), decode_ms)
+
+    def encode(self, clip: Clip, said: Transcript, decode_ms: float = 0.0) -> ClipFeatures:
+        """Encode a clip that is decoded.
+
+        Args:
+            clip: The clip.
+            said: Its transcript; one without text leaves it to the recogniser.
+            decode_ms: How long decoding took, for the timings.
+
+        Raises:
+            MediaError: The file can no longer be read where the recogniser has to listen to it.
+            EngineError: An engine or the recogniser failed.
+        """
+        spent_ms = {"decode": decode_ms}
         feeds: dict[str, Array] = {}
         with _timed(spent_ms, "audio"):
             audio = self._encoder.audio(clip, feeds)
         with _timed(spent_ms, "vision"):
             vision = self._encoder.vision(clip, feeds)
-        said = Transcript.given(transcript, transcript_source)
         if said.text is None:
             with _timed(spent_ms, "asr"):
-                said = self.listener.hear(Path(path), self.preprocessing.text.speech, self.limits)
+                said = self.listener.hear(clip.path, self.preprocessing.text.speech, self.limits)
         with _timed(spent_ms, "text"):
             text = self._encoder.text(said, feeds)
             cut = self._encoder.tell_cut(text)

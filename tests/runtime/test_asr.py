@@ -287,7 +287,7 @@ def test_with_none_installed_text_is_missing_and_says_what_to_install(infer, bun
 def test_asking_for_what_is_not_installed_is_an_error_before_any_clip(
     infer, bundle, clips, asked, monkeypatch
 ):
-    monkeypatch.setattr("taemi_runtime.pipeline.read_clip", lambda *_, **__: pytest.fail("a clip was read"))
+    monkeypatch.setattr("taemi_runtime.decoding.read_clip", lambda *_, **__: pytest.fail("a clip was read"))
     code, out, err = infer(clips.both, "--engine", bundle.folder, "--asr", asked, "--transcript", "I won")
     assert (code, out) == (1, "")
     extra = "whisper" if asked.startswith("openai") else "asr"

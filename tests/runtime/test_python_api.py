@@ -67,7 +67,7 @@ def test_a_defect_of_ours_is_an_outcome_too(bundle, clips, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("taemi_runtime.pipeline.read_clip", fail)
+    monkeypatch.setattr("taemi_runtime.decoding.read_clip", fail)
     with taemi.load(bundle.folder, device="cpu", asr="none") as scorer:
         (outcome,) = scorer.predict_many([clips.both])
     assert outcome.error.startswith("ZeroDivisionError: oops (a defect of taemi")
