@@ -87,6 +87,7 @@ def verify(
     """Compare engines with PyTorch's reference outputs; exit 1 when one is beyond its gate."""
     del debug
     from taemi_export.gates import parse_limits
+    from taemi_export.plans.execution import note_executions
     from taemi_export.tables import print_verification
     from taemi_export.verify import store_parity, verify_bundle
     from taemi_runtime.engine import EngineOptions
@@ -96,7 +97,10 @@ def verify(
     with progress(quiet=quiet) as tick:
         report = verify_bundle(bundle, engine, EngineOptions(device=device), tick, limits)
     print_verification(report)
-    if not store_parity(report):
+    if store_parity(report):
+        for plan in note_executions(bundle, report.engines, device):
+            say(f"{plan}: executed for the first time; its sidecar says where", quiet=quiet)
+    else:
         say(f"warning: {bundle} cannot be written: its manifest keeps the parity that it had")
     first, *others = report.all_errors or (None,)
     for error in others:

@@ -141,7 +141,7 @@ def write_corpus(
     except (OSError, BrokenProcessPool) as error:
         raise DataError(
             f"cannot write the corpus {out}",
-            str(error) or type(error).__name__,
+            str(error).rstrip(".") or type(error).__name__,
             "Mend that and run the same command again: finished clips are kept",
         ) from error
     return CorpusSummary(

@@ -17,10 +17,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from taemi_export.compare import Difference
 from taemi_export.plans import build as build_module
 from taemi_export.plans import library as library_module
+from taemi_export.plans.execution import note_executions
 from taemi_export.plans.library import Gpu
+from taemi_export.report import EngineResult, OutputResult
+from taemi_export.sizes import Case
+from taemi_runtime import host
 from taemi_runtime.bundle import Bundle
+from taemi_runtime.host import CudaDriver
 from taemi_runtime.manifest import Parity, file_sha256, format_manifest, read_manifest
 from taemi_runtime.plan_sidecar import read_sidecar
 
@@ -131,6 +137,40 @@ def test_what_verify_measured_on_a_gpu_ends_the_never_executed(
     assert "executed by taemi-export verify on cuda:0" in shown
     assert run("inspect", own / "front.fp16.sm80.rtx.plan") == 0
     assert "built, never executed" in capfd.readouterr().out
+
+
+def test_the_sidecar_of_a_plan_that_verify_ran_says_where(
+    own: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # What a GPU would have given; here nothing runs plans.
+    case = Difference("tags", Case("typical", {}, 1), 9, 1e-3, 1e-4, 0.9999, (0,), 0.5, 0.501)
+    result = OutputResult("tags", case, 1e-3, 1e-4, 0.9999, 0.99, 0, True)
+    ran, beside = "fp16.sm80.rtx.plan", "front.fp16.sm80.rtx.plan"
+    engine = EngineResult(ran, "tagger", "fp16", None, device="cuda:1", cases=3, outputs=(result,))
+    unrun = replace(engine, file=beside, graph="front", method="not run", outputs=())
+    driver = CudaDriver("13.0", ("NVIDIA T4", "NVIDIA A100-SXM4-80GB"))
+    monkeypatch.setattr(host, "cuda_driver", lambda: driver)
+    monkeypatch.setattr(host, "compute_capability", lambda index: (8, 0) if index == 1 else (7, 5))
+    before = Bundle.open(own).manifest
+    assert note_executions(own, [engine, unrun], "cuda:1") == [ran]
+    bundle = Bundle.open(own)
+    done = read_sidecar(bundle, ran).executed
+    assert done is not None
+    assert (done.device, done.compute_capability, done.driver, done.library_version) == (
+        "NVIDIA A100-SXM4-80GB",
+        "8.0",
+        "13.0",
+        trt.__version__,
+    )
+    assert read_sidecar(bundle, beside).executed is None
+    assert bundle.manifest.parity == before.parity
+    assert {name for name in before.files if before.files[name] != bundle.manifest.files[name]} == {
+        f"{ran}.json"
+    }
+    assert run("inspect", own / ran) == 0
+    assert "executed on NVIDIA A100-SXM4-80GB (compute capability 8.0)" in capfd.readouterr().out
+    # The first time is the one that is kept.
+    assert note_executions(own, [engine], "cuda:1") == []
 
 
 def test_verify_goes_on_beside_plans_and_says_that_they_did_not_run(
