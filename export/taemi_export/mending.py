@@ -2,7 +2,7 @@
 
 Measured against PyTorch's outputs on the bundle's reference cases. When a gate fails, or a value
 overflows, the first block whose error jumps is put back into float32 and the graph is measured again,
-until it passes or nothing is left to put back.
+until it passes or nothing is left to put back. Blocks that turn out not to need it return to half precision.
 """
 
 from __future__ import annotations
@@ -102,28 +102,46 @@ def convert_and_mend(
         tick: Called with (step, done, total).
 
     Raises:
-        ParityError: It still fails with everything in float32 that the search could name.
+        ParityError: It fails with everything in float32 that the search could name, or passes only then.
     """
     gate = spec.gates.get(PRECISION, DEFAULT_GATE)
     model = name_nodes(model)
     blocks: tuple[Block, ...] = ()
-    extra: dict[str, tuple[str, ...]] = {}
     mends: list[Mend] = []
-    while True:
+
+    def attempt(chosen: Sequence[Mend]) -> tuple[HalfGraph, tuple[OutputResult, ...], tuple[Overflow, ...]]:
+        extra = {f"error jumps in block {mend.block}": _computing(model, blocks, mend) for mend in chosen}
         graph = convert_to_half(model, spec, keep=keep, extra_fp32=extra, half_inputs=half_inputs)
         differences, overflows = _measure(graph.model, model, spec, gate, calls, tick)
         outputs = tuple(worst_of(name, items, gate) for name, items in differences.items())
+        return graph, outputs, overflows
+
+    while True:
+        graph, outputs, overflows = attempt(mends)
         failing = next((item for item in outputs if not item.passed), None)
         if failing is None and not overflows:
-            return Mended(graph, outputs, tuple(mends), len(calls))
+            break
         blocks = blocks or split_blocks(model)
         passed = frozenset(mend.block for mend in mends)
         mend = _blame(model, graph.model, blocks, passed, failing, overflows, calls)
         if mend is None or len(mends) == MAX_MENDS:
             raise _failure(spec, gate, failing, overflows, mends)
         mends.append(mend)
-        block = next(item for item in blocks if item.name == mend.block)
-        extra[f"error jumps in block {block.name}"] = _computing(model, block)
+    # An error that begins small in one block and grows in others is found where it grows: once the block in
+    # which it begins is in float32, too, those others may not need it. The last one was the one that helped.
+    for mend in mends[:-1]:
+        fewer = [other for other in mends if other is not mend]
+        tried = attempt(fewer)
+        if all(item.passed for item in tried[1]) and not tried[2]:
+            mends = fewer
+            graph, outputs, _ = tried
+    if mends and not graph.counts.get("float16"):
+        raise ParityError(
+            f"graph {spec.name!r} cannot be converted to half precision",
+            f"it holds its gate only with every block in float32 ({'; '.join(map(str, mends))})",
+            _instead(spec),
+        )
+    return Mended(graph, outputs, tuple(mends), len(calls))
 
 
 def _measure(
@@ -185,9 +203,9 @@ def _describe(jump: Jump, failing: OutputResult) -> str:
     )
 
 
-def _computing(model: onnx.ModelProto, block: Block) -> tuple[str, ...]:
-    """Return the nodes of a block that can compute in one precision or the other."""
-    inside = set(block.nodes)
+def _computing(model: onnx.ModelProto, blocks: Sequence[Block], mend: Mend) -> tuple[str, ...]:
+    """Return the nodes of a mended block that can compute in one precision or the other."""
+    inside = set(next(block.nodes for block in blocks if block.name == mend.block))
     return tuple(node.name for node in model.graph.node if node.name in inside)
 
 
@@ -203,7 +221,14 @@ def _failure(
     return ParityError(
         f"graph {spec.name!r} cannot be converted to half precision",
         f"{found}. Tried: {tried}",
-        "Run it in fp32: taemi-export tensorrt BUNDLE --precision fp32",
+        _instead(spec),
+    )
+
+
+def _instead(spec: GraphSpec) -> str:
+    return (
+        f"Run this graph in fp32: taemi-export tensorrt BUNDLE --graph {spec.name} --precision fp32; "
+        "name the others with --graph to build them in fp16"
     )
 
 

@@ -8,7 +8,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from taemi_export.bisection import find_jump, relative_error, split_blocks
+from taemi_export import mending
+from taemi_export.bisection import Jump, find_jump, relative_error, split_blocks
 from taemi_export.mending import convert_and_mend
 from taemi_export.precision import DEFAULT_KEEP, convert_to_half
 from taemi_export.rounding import RoundedGraph
@@ -105,6 +106,42 @@ def test_a_tight_gate_puts_blocks_back_until_it_holds(graphs: ModuleType) -> Non
     assert mended.mends
     assert mended.outputs[0].max_abs <= limit
     assert mended.graph.counts["float32"] > plain.graph.counts["float32"]
+
+
+@pytest.mark.parametrize("share", [0.6, 0.4])
+def test_no_block_stays_in_float32_that_need_not(
+    graphs: ModuleType, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    judged = graphs.judged(graphs.network())
+    plain = convert_and_mend(judged.model, graphs.SPEC, judged.calls, half_inputs=False)
+    tight = replace(graphs.SPEC, gates={"fp16": Gate(max_abs=plain.outputs[0].max_abs * share)})
+    # Whatever the search names first, here the blocks from the last to the first, what helps is what stays.
+    monkeypatch.setattr(
+        mending,
+        "find_jump",
+        lambda single, half, blocks, inputs, passed: next(
+            (Jump(block, 0.0, 0.0, "", "") for block in reversed(blocks) if block.name not in passed), None
+        ),
+    )
+    mended = convert_and_mend(judged.model, tight, judged.calls, half_inputs=False)
+    assert mended.mends
+    blocks = {block.name: block.nodes for block in split_blocks(judged.model)}
+    for mend in mended.mends:
+        others = {other.block: blocks[other.block] for other in mended.mends if other is not mend}
+        half = convert_to_half(judged.model, tight, extra_fp32=others, half_inputs=False)
+        run = RoundedGraph(half.model).run
+        worst = max(
+            float(np.abs(run(call.inputs)["scores"] - call.expected["scores"]).max()) for call in judged.calls
+        )
+        assert worst > tight.gates["fp16"].max_abs, f"{mend.block} is not needed"
+
+
+def test_a_graph_that_holds_only_in_float32_is_no_half_precision_graph(graphs: ModuleType) -> None:
+    judged = graphs.judged(graphs.network())
+    # Nothing but float32 itself comes as close as this.
+    exact = replace(graphs.SPEC, gates={"fp16": Gate(max_abs=2e-6)})
+    with pytest.raises(ParityError, match=r"every block in float32.*--graph net --precision fp32; name"):
+        convert_and_mend(judged.model, exact, judged.calls, half_inputs=False)
 
 
 def test_blocks_are_called_after_their_modules(graphs: ModuleType) -> None:
