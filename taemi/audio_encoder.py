@@ -226,7 +226,7 @@ def _check_config(config: Any, name: str, *, mask_in_encoder: bool) -> None:
             f"{asked} with mask_in_encoder=True",
             "its first convolution normalises over the whole padded waveform (feat_extract_norm 'group'), so "
             "that padding changes its result and a mask cannot undo it",
-            "Give mask_in_encoder=False: waveforms are then padded to one fixed length",
+            "Give --no-mask-in-encoder (mask_in_encoder=False): waveforms are then padded to one length",
         )
     if config.add_adapter:
         raise CheckpointError(
