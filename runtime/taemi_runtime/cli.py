@@ -91,6 +91,30 @@ def infer(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write results there, not to stdout.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Processes that decode; 0 decodes in this one. Default: by cores and clips.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Clips scored together at most, with workers; default: by device.",
+            show_default=False,
+        ),
+    ] = None,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="JSON lines in the order of the inputs, not as they are done.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the JSON lines of --out hold, and score the rest.")
+    ] = False,
     max_fps: Annotated[
         float | None,
         typer.Option("--max-fps", metavar="FPS", help="Frames a second to look at; default: as trained."),
@@ -187,7 +211,10 @@ def infer(
                 clip_scores=not raw,
                 limits=limits,
                 quiet=quiet,
-                debug=debug,
+                workers=workers,
+                batch=batch,
+                ordered=ordered,
+                resume=resume,
             )
         )
     if code:

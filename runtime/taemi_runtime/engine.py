@@ -135,6 +135,9 @@ class Engine(abc.ABC):
         self.last_run_ms = (time.perf_counter() - start) * 1e3
         return outputs
 
+    def stop(self) -> None:  # noqa: B027 - most backends cannot, and need not say so
+        """Make calls that are running in other threads fail soon, where the backend can; later ones run."""
+
     @abc.abstractmethod
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         """Run checked inputs."""

@@ -114,6 +114,11 @@ class LoadedModel:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def stop(self) -> None:
+        """Make calls that are running in other threads fail soon, where their backends can."""
+        for engine in list(self._engines.values()):
+            engine.stop()
+
     def close(self) -> None:
         """Close every engine; closing twice does nothing."""
         for engine in self._engines.values():

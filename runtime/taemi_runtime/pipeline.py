@@ -23,7 +23,6 @@ from taemi_runtime.errors import EngineError
 from taemi_runtime.faces.choice import describe_difference, open_detector
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import LoadedModel
-from taemi_runtime.many import score_many
 from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import FACES_NONE
 from taemi_runtime.remarks import tell_nothing, tell_several
@@ -123,14 +122,20 @@ class ClipScorer:
         self,
         paths: Iterable[str | PathLike[str]],
         transcripts: Mapping[str, str] | str | PathLike[str] | None = None,
+        *,
+        workers: int = 0,
+        batch: int = 0,
     ) -> Iterator[ClipResult | ClipFailure]:
-        """Score clips one after the other, each as soon as the one before was taken.
+        """Score clips: one after the other, each as soon as the one before was taken, or many at a time.
 
         Args:
-            paths: The clips; folders and patterns are not searched.
+            paths: The clips; folders and patterns are not searched. With workers they are taken ahead, from
+                another thread.
             transcripts: What is said in them: a mapping from path to text, or
                 a folder of NAME.txt, NAME.vtt and NAME.srt. Clips that are not there are treated as
                 ``predict`` treats ``None``.
+            workers: How many processes decode; with 0 clips are decoded here, one at a time.
+            batch: How many clips are scored together at most, with workers; 0 leaves it to the machine.
 
         Returns:
             For each path in order its result, or its [ClipFailure][]: one bad clip never ends the rest.
@@ -139,7 +144,13 @@ class ClipScorer:
             UsageError: ``paths`` is one path, or the folder of transcripts does not exist.
             TaemiError: The engines, or the recogniser that was asked for, cannot be opened.
         """
-        return score_many(self, paths, transcripts)
+        from taemi_runtime.many import score_many
+        from taemi_runtime.scale import choose_scale
+
+        on_cpu = self.model.engine(FUSION).info.device == "cpu"
+        threads = self.model.options.threads
+        scale = choose_scale(None, workers=workers, batch=batch or None, threads=threads, on_cpu=on_cpu)
+        return score_many(self, paths, transcripts, scale)
 
     def score(
         self,

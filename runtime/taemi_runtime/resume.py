@@ -15,17 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taemi_runtime.atomic import write_bytes
-from taemi_runtime.errors import UsageError
-from taemi_runtime.transcripts import Transcript
+from taemi_runtime.errors import TaemiError, UsageError
+from taemi_runtime.host import usable_cores
+from taemi_runtime.inputs import ClipInput
+from taemi_runtime.transcripts import Transcript, Transcripts
 
 if TYPE_CHECKING:
     from taemi_runtime.pipeline import ClipScorer
+
+_log = logging.getLogger(__name__)
 
 Key = dict[str, Any]
 Line = dict[str, Any]
@@ -123,11 +129,6 @@ class Done:
         """Return the line of a key; ``None`` where the clip is still to be scored."""
         return self._by_key.get(_flat(key))
 
-    @property
-    def clips(self) -> set[str]:
-        """The digests of the clips that are done: others need not be looked for."""
-        return {line["key"]["clip"] for line in self.lines}
-
 
 def read_done(out: Path, settings: Settings) -> Done:
     """Read what an earlier run wrote.
@@ -159,14 +160,13 @@ def read_done(out: Path, settings: Settings) -> Done:
             )
         if "error" in line:
             continue
-        key = line.get("key")
-        if not _is_key(key):
+        if not _is_key(line.get("key")):
             raise UsageError(
                 asked,
                 f"its line {number} has no key that says what was scored, and with what",
-                f"Please {_ELSEWHERE}",
+                f"It is of another version or tool: {_ELSEWHERE}",
             )
-        _compare(asked, number, key["settings"], settings)
+        _compare(asked, number, line["key"]["settings"], settings)
         lines.append(line)
     return Done(lines, torn=bool(last))
 
@@ -194,9 +194,68 @@ def rewrite(out: Path, lines: Iterable[Line]) -> None:
     write_bytes(out, text.encode("utf-8", "backslashreplace"))
 
 
-def renamed(line: Line, clip: str, index: int) -> Line:
-    """Return a line for a clip of the same content at its place among this run's inputs."""
-    return {**line, "clip": clip, "index": index}
+def sort_lines(out: Path) -> None:
+    """Put the lines of a finished file into the order of the inputs.
+
+    Raises:
+        WriteError: The disk is full, or the place cannot be written to.
+    """
+    lines = [json.loads(raw) for raw in out.read_bytes().splitlines()]
+    rewrite(out, sorted(lines, key=lambda line: line["index"]))
+
+
+def take_up(
+    out: Path, settings: Settings, clips: Sequence[ClipInput], texts: Transcripts
+) -> list[tuple[int, ClipInput]]:
+    """Leave in a file what this run need not do again, and return the rest.
+
+    Lines are put into the order of the inputs, with their present names and places; those of clips that are
+    not among the inputs stay before them as they are.
+
+    Args:
+        out: The JSON lines of an earlier run, if there was one.
+        settings: What this run scores with.
+        clips: Its inputs.
+        texts: Their transcripts.
+
+    Returns:
+        The clips to score, with their places among the inputs.
+
+    Raises:
+        UsageError: The file was written by something else, or with other settings.
+        WriteError: The disk is full, or the place cannot be written to.
+    """
+    done = read_done(out, settings)
+    if not out.exists():
+        return list(enumerate(clips))
+
+    def find(clip: ClipInput) -> Line | None:
+        if clip.error:
+            return None
+        try:
+            said = texts.read(clip.path)
+        except TaemiError:  # scoring says what is wrong with it
+            return None
+        return done.find(settings.key(clip_digest(clip.path), said))
+
+    lines: list[Line | None] = [None] * len(clips)
+    if done.lines:
+        # Digests are computed outside the interpreter's lock.
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            lines = list(threads.map(find, clips))
+    names = {str(clip.path) for clip in clips}
+    used = {id(line) for line in lines}
+    others = [line for line in done.lines if id(line) not in used and line["clip"] not in names]
+    kept = [
+        {**line, "clip": str(clip.path), "index": index}
+        for index, (clip, line) in enumerate(zip(clips, lines, strict=True))
+        if line is not None
+    ]
+    if others:
+        count = f"{len(others)} line{'s' * (len(others) != 1)}"
+        _log.warning("%s holds %s of clips that are not among the inputs; kept as they are", out, count)
+    rewrite(out, [*others, *kept])
+    return [(index, clip) for index, clip in enumerate(clips) if lines[index] is None]
 
 
 def _parse(raw: bytes) -> Line | None:
