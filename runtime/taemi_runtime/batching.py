@@ -81,7 +81,7 @@ def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cl
         if item.said.text is None:
             start = time.perf_counter()
             try:
-                item.said = scorer.hear(item.given.clip)
+                item.said = scorer.hear(item.given.clip.path)
             except Exception as error:  # this clip's failure, whatever it is
                 item.error = error
             item.spent_ms["asr"] = (time.perf_counter() - start) * 1e3

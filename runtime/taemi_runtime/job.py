@@ -17,7 +17,7 @@ from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import UsageError
-from taemi_runtime.host import cuda_driver, parse_device
+from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
@@ -197,8 +197,7 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
 
 
 def _choose_scale(job: Job, clips: int) -> Scale:
-    kind, _ = parse_device(job.options.device)
-    on_cpu = kind == "cpu" or (kind == "auto" and bool(cuda_driver().why))
+    on_cpu = runs_on_cpu(job.options.device)
     return choose_scale(
         clips, workers=job.workers, batch=job.batch, threads=job.options.threads, on_cpu=on_cpu
     )
@@ -268,8 +267,9 @@ def _open(job: Job, scale: Scale, clips: list[ClipInput], texts: Transcripts) ->
         listener=listener,
         limits=job.limits,
     )
-    if not scale.workers:
-        # With workers engines are opened while these start.
+    if not scale.workers and len(clips) > 1:
+        # So that a damaged file is found before the first clip. With workers engines are opened while these
+        # start, and for a single clip while it is decoded.
         scorer.prepare(text=with_text > 0 or listens)
     if job.transcripts is not None and with_text < len(wanted):
         _log.warning(

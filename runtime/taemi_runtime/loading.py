@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -71,7 +71,8 @@ class LoadedModel:
         self._read_asset = read_asset
         self._find_digest = find_digest
         self._engines: dict[str, Engine] = {}
-        self._opening = threading.Lock()
+        self._opening = {graph: threading.Lock() for graph in manifest.graphs}
+        self._refusals: list[TaemiError] = []
 
     def engine(self, graph: str) -> Engine:
         """Return the engine of a graph, opened on first use and kept until the model is closed.
@@ -86,13 +87,27 @@ class LoadedModel:
                 f"it has {', '.join(self.manifest.graphs)}",
                 "Export the whole model: taemi-export onnx CKPT",
             )
-        # Threads that share a model share its engines: each is opened by the first that asks.
-        with self._opening:
+        # Threads that share a model share its engines: each is opened by the first that asks, and several
+        # at a time.
+        with self._opening[graph]:
             if graph not in self._engines:
-                engine = self._engines[graph] = self._open_graph(graph)
+                try:
+                    engine = self._open_graph(graph)
+                except TaemiError as error:
+                    self._refusals.append(error)
+                    raise
+                self._engines[graph] = engine
                 if graph == next(iter(self.manifest.graphs)):
                     _announce(engine)
             return self._engines[graph]
+
+    def refused(self, error: Exception) -> bool:
+        """Return whether an error came of opening an engine: that is no clip's failure, but the model's."""
+        return any(error is refusal for refusal in self._refusals)
+
+    def is_open(self, graph: str) -> bool:
+        """Return whether the engine of a graph is opened already."""
+        return graph in self._engines
 
     def asset(self, name: str) -> bytes:
         """Return the bytes of a further file, e.g. a tokenizer.
@@ -114,10 +129,10 @@ class LoadedModel:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
-    def stop(self) -> None:
-        """Make calls that are running in other threads fail soon, where their backends can."""
+    def stop(self, threads: Collection[int]) -> None:
+        """Make the calls that some threads are in fail soon; see ``Engine.stop``."""
         for engine in list(self._engines.values()):
-            engine.stop()
+            engine.stop(threads)
 
     def close(self) -> None:
         """Close every engine; closing twice does nothing."""

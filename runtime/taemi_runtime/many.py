@@ -76,6 +76,8 @@ def _score(scorer: ClipScorer, request: Request, *, digests: bool) -> Scored:
         digest = clip_digest(Path(request.path)) if digests else ""
         outcome: Outcome = scorer.score(request.path, said)
     except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
+        if scorer.model.refused(error):
+            raise
         _log.debug("%s", name, exc_info=True)
         outcome = ClipFailure.from_error(name, error)
     return Scored(request.index, outcome, digest, said)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,17 +15,20 @@ import numpy.typing as npt
 
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.batching import DecodedClip, encode_together, score_together
+from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
 from taemi_runtime.decoding import ClipDecoder
-from taemi_runtime.encoding import ClipEncoder, ClipFeatures, is_said
+from taemi_runtime.encoding import ClipEncoder, ClipFeatures
 from taemi_runtime.errors import EngineError
 from taemi_runtime.faces.choice import describe_difference, open_detector
+from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import FACES_NONE
 from taemi_runtime.remarks import tell_nothing, tell_several
 from taemi_runtime.results import ClipFailure, ClipResult, Timings
+from taemi_runtime.streaming import stream_clip
 from taemi_runtime.transcripts import Transcript
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
@@ -147,7 +149,7 @@ class ClipScorer:
         from taemi_runtime.many import score_many
         from taemi_runtime.scale import choose_scale
 
-        on_cpu = self.model.engine(FUSION).info.device == "cpu"
+        on_cpu = runs_on_cpu(self.model.options.device)
         threads = self.model.options.threads
         scale = choose_scale(None, workers=workers, batch=batch or None, threads=threads, on_cpu=on_cpu)
         return score_many(self, paths, transcripts, scale)
@@ -172,14 +174,11 @@ class ClipScorer:
             MediaError: The file is not readable media.
             EngineError: An engine or the recogniser failed, or scores are not finite.
         """
-        said = Transcript.given(transcript, transcript_source)
-        # Loading is no part of the timings; where a recogniser may find words, the text encoder is needed.
-        self.prepare(text=is_said(said.text) or (said.text is None and self.listener.prepare()))
-        start = time.perf_counter()
-        features = self.features(path, said)
-        with _timed(features.spent_ms, "fusion"):
+        clock = Clock()
+        features = stream_clip(self, path, Transcript.given(transcript, transcript_source), clock)
+        with clock.stage("fusion"):
             scores = self.fuse(features)
-        return self.conclude(str(path), features, scores, (time.perf_counter() - start) * 1e3)
+        return self.conclude(str(path), features, scores, clock.total_ms())
 
     def conclude(
         self, name: str, features: ClipFeatures, scores: npt.NDArray[np.float32], total_ms: float
@@ -220,8 +219,7 @@ class ClipScorer:
         transcript_source: str = "given",
     ) -> ClipFeatures:
         """Decode and encode one clip; arguments and errors as for [ClipScorer.score][]."""
-        clip, decode_ms = self.decoder.decode(path)
-        return self.encode(clip, Transcript.given(transcript, transcript_source), decode_ms)
+        return stream_clip(self, path, Transcript.given(transcript, transcript_source), Clock())
 
     def encode(self, clip: Clip, said: Transcript, decode_ms: float = 0.0) -> ClipFeatures:
         """Encode a clip that is decoded.
@@ -240,10 +238,10 @@ class ClipScorer:
             raise found
         return found
 
-    def hear(self, clip: Clip) -> Transcript:
+    def hear(self, path: str | PathLike[str]) -> Transcript:
         """Transcribe a clip that has no transcript; threads take turns."""
         with self._listening:
-            return self.listener.hear(clip.path, self.preprocessing.text.speech, self.limits)
+            return self.listener.hear(Path(path), self.preprocessing.text.speech, self.limits)
 
     def score_batch(self, clips: Sequence[DecodedClip]) -> list[ClipResult | ClipFailure]:
         """Score clips that are decoded, in shared calls where that changes no result.
@@ -300,10 +298,3 @@ class ClipScorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def _timed(spent_ms: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    spent_ms[stage] = (time.perf_counter() - start) * 1e3

@@ -209,7 +209,7 @@ class _Run:
             self._ready.put(None)
         busy = [lane for lane in self._lanes if lane.is_alive()]
         if busy:
-            self._scorer.model.stop()
+            self._scorer.model.stop([lane.ident for lane in busy if lane.ident is not None])
         for lane in busy:
             lane.join(_PATIENCE_S)
 

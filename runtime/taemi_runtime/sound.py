@@ -61,6 +61,10 @@ class AudioTrack(Track):
             self._resample(None)
         return np.concatenate(self._parts) if self.heard and self._parts else None
 
+    def whole(self) -> npt.NDArray[np.float32] | None:
+        """Return a copy of what ``waveform`` will give, once nothing that comes can change it."""
+        return np.concatenate(self._parts) if self._room == 0 and self.heard else None
+
     def drain(self) -> npt.NDArray[np.float32]:
         """Return [samples] that came since the last call, and forget them."""
         parts, self._parts = self._parts, []

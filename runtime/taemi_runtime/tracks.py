@@ -154,6 +154,11 @@ class VideoTrack(Track):
             self._kept += map(self._small, self.crops.finish())
         return np.stack(self._kept) if self._kept else None
 
+    def part(self, start: int, count: int) -> npt.NDArray[np.uint8] | None:
+        """Return ``count`` of what ``frames`` will give, from ``start`` on; ``None`` until they are there."""
+        ready = self._kept[start : start + count]
+        return np.stack(ready) if len(ready) == count else None
+
     @property
     def seconds(self) -> float:
         """The time that the kept frames stand for, in seconds; in proportion where some were left out."""

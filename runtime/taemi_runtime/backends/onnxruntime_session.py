@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
+from collections.abc import Collection
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -161,7 +163,7 @@ class OnnxRuntimeEngine(Engine):
         }
         super().__init__(spec, replace(info, inputs=halves))
         self._session = session
-        self._running: set[Any] = set()
+        self._running: dict[int, Any] = {}
         self._outputs = [item.name for item in spec.outputs]
         wrong = _mismatches(spec.inputs, nodes, "input")
         wrong += _mismatches(spec.outputs, session.get_outputs(), "output")
@@ -175,8 +177,8 @@ class OnnxRuntimeEngine(Engine):
 
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         feeds = {name: as_dtype(inputs[name], dtype) for name, dtype in self._feeds.items()}
-        options = _run_options()
-        self._running.add(options)
+        thread = threading.get_ident()
+        options = self._running[thread] = _run_options()
         try:
             values = self._session.run(self._outputs, feeds, options)
         except Exception as error:  # see create_session
@@ -184,16 +186,18 @@ class OnnxRuntimeEngine(Engine):
                 f"cannot run {self.info.path}", f"ONNX Runtime failed ({reason(error)})"
             ) from error
         finally:
-            self._running.discard(options)
+            self._running.pop(thread, None)
         return {
             item.name: value.astype(item.dtype, copy=False)
             for item, value in zip(self.spec.outputs, values, strict=True)
         }
 
-    def stop(self) -> None:
-        """Make running calls fail at their next node."""
-        for options in list(self._running):
-            options.terminate = True
+    def stop(self, threads: Collection[int]) -> None:
+        """Make calls of these threads fail at their next node."""
+        for thread in threads:
+            options = self._running.get(thread)
+            if options is not None:
+                options.terminate = True
 
     def close(self) -> None:
         """Free the session's memory and threads."""
