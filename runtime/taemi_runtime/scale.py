@@ -22,6 +22,7 @@ from taemi_runtime.host import usable_cores
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.pool import DecodePool, Read, Task
 from taemi_runtime.results import ClipFailure, ClipResult
+from taemi_runtime.threads import end_threads
 from taemi_runtime.transcripts import Transcript
 
 Outcome = ClipResult | ClipFailure
@@ -31,7 +32,9 @@ _TOO_FEW = 8
 _MOST_WORKERS = 16
 _MOST_LANES = 8
 _GPU_LANES = 2
-DEFAULT_BATCH = 8
+# A batch saves calls, which are cheap on a CPU, and what it holds is lost when the process is killed.
+_CPU_BATCH = 4
+_GPU_BATCH = 8
 # How long threads are waited for when a run is cut off.
 _PATIENCE_S = 0.7
 # How often a wait looks whether Ctrl-C was pressed, where the platform does not interrupt it.
@@ -84,12 +87,12 @@ def choose_scale(
     if not workers:
         return Scale(threads=threads)
     most = max(1, clips) if clips is not None else workers
-    lanes = max(1, min(cores // (threads or 1), _MOST_LANES)) if on_cpu else _GPU_LANES
+    lanes = max(1, min(cores // (threads or 1), _MOST_LANES, clips or cores)) if on_cpu else _GPU_LANES
     return Scale(
         workers=min(workers, most),
         lanes=lanes,
         threads=threads or (max(1, cores // lanes) if on_cpu else 0),
-        batch=batch or DEFAULT_BATCH,
+        batch=batch or (_CPU_BATCH if on_cpu else _GPU_BATCH),
     )
 
 
@@ -207,11 +210,7 @@ class _Run:
         self._pool.close()
         for _ in self._lanes:
             self._ready.put(None)
-        busy = [lane for lane in self._lanes if lane.is_alive()]
-        if busy:
-            self._scorer.model.stop([lane.ident for lane in busy if lane.ident is not None])
-        for lane in busy:
-            lane.join(_PATIENCE_S)
+        end_threads(self._lanes, self._scorer.model.stop, _PATIENCE_S)
 
     def _tasks(self, requests: Iterable[Request]) -> Iterator[Task]:
         for request in requests:
@@ -250,10 +249,12 @@ class _Run:
             self._finished.put(None)
 
     def _next_batch(self) -> list[Read]:
-        """Wait for a clip and take those that are there already; none when there are no more."""
+        """Wait for a clip and take a share of those that are there already; none when there are no more."""
         first = self._ready.get()
         batch = [first] if first is not None else []
-        while batch and len(batch) < self._scale.batch:
+        # No lane takes what would leave another one idle.
+        share = -(-(self._ready.qsize() + 1) // self._scale.lanes)
+        while batch and len(batch) < min(share, self._scale.batch):
             try:
                 further = self._ready.get_nowait()
             except queue.Empty:

@@ -28,6 +28,7 @@ from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.media import Clip, silence_bad_samples
 from taemi_runtime.sound import AudioTrack
 from taemi_runtime.spec import Array
+from taemi_runtime.threads import end_threads
 from taemi_runtime.tracks import VideoTrack
 from taemi_runtime.transcripts import Transcript
 
@@ -140,12 +141,9 @@ class _Stream:
         self._pictures.put(None)
         self._sound.put(None)
         # The first one starts the others: it is waited for before these are looked for.
-        for stage in ("decode", "audio", "vision", "text", "fusion"):
-            thread = self._threads.get(stage)
-            if thread is not None and thread.is_alive():
-                if thread.ident is not None:
-                    self._scorer.model.stop([thread.ident])
-                thread.join(_PATIENCE_S)
+        stop = self._scorer.model.stop
+        end_threads([self._threads["decode"]], stop, _PATIENCE_S)
+        end_threads(list(self._threads.values()), stop, _PATIENCE_S)
 
     def _check(self) -> None:
         if self._stopped.is_set():
