@@ -225,7 +225,9 @@ def _outcomes(
                 yield from score_all(scorer, [request], scale, digests=digests)
         return
     yield from (nowhere(index, clip) for index, clip in todo if clip.error)
-    requests = (Request(index, clip.path, texts.read) for index, clip in todo if not clip.error)
+    requests = [Request(index, clip.path, texts.read) for index, clip in todo if not clip.error]
+    if not requests:
+        return
     with_text = job.transcript is not None or job.transcripts is not None
     text = with_text or scorer.listener.prepare()
     with contextlib.closing(score_all(scorer, requests, scale, text=text, digests=digests)) as found:
