@@ -17,7 +17,7 @@ import numpy.typing as npt
 from taemi_runtime.calls import chunks, join_rows, most_rows, run_together
 from taemi_runtime.contract import FUSION, PRESENT, SCORES
 from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, ClipFeatures, Encoded, in_calls, is_said
-from taemi_runtime.errors import EngineError
+from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.spec import Array
@@ -85,9 +85,16 @@ def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cl
             except Exception as error:  # this clip's failure, whatever it is
                 item.error = error
             item.spent_ms["asr"] = (time.perf_counter() - start) * 1e3
-    _encode_sound(encoder, scorer, [item for item in work if item.has_sound])
-    _encode_pictures(encoder, scorer, [item for item in work if item.has_pictures])
-    _encode_text(encoder, scorer, [item for item in work if item.has_text])
+    for graph, encode, needs_it in _ENCODERS:
+        some = [item for item in work if item.error is None and needs_it(item)]
+        try:
+            most = most_rows(scorer.model.engine(graph)) if some else 0
+        except TaemiError as error:  # it cannot be opened: the failure of every clip that needs it
+            for item in some:
+                item.error = error
+            continue
+        if some:
+            encode(encoder, scorer, some, most)
     return [item.error or _conclude(encoder, item) for item in work]
 
 
@@ -133,27 +140,24 @@ class _Work:
     @property
     def has_sound(self) -> bool:
         waveform = self.given.clip.waveform
-        return self.error is None and waveform is not None and waveform.size > 0
+        return waveform is not None and waveform.size > 0
 
     @property
     def has_pictures(self) -> bool:
         frames = self.given.clip.frames
-        return self.error is None and frames is not None and len(frames) > 0
+        return frames is not None and len(frames) > 0
 
     @property
     def has_text(self) -> bool:
-        return self.error is None and is_said(self.said.text)
+        return is_said(self.said.text)
 
 
-def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]) -> None:
+def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     def hear(some: Sequence[_Work]) -> list[Encoded]:
         return encoder.hear(
             [item.given.clip.waveform for item in some if item.given.clip.waveform is not None]
         )
 
-    if not work:
-        return
-    most = most_rows(scorer.model.engine("audio"))
     ordered = sorted(work, key=_samples)
     fixed = scorer.preprocessing.audio.padded_samples is not None
     for group in _near(ordered, most, fixed=fixed):
@@ -164,7 +168,7 @@ def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]) -
                 item.heard = found
 
 
-def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]) -> None:
+def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     """Encode frames: whole calls clip by clip, as alone; what is left of several clips shares calls."""
 
     def see(some: Sequence[_Work]) -> list[Array]:
@@ -172,8 +176,7 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
         features = encoder.see(np.concatenate(rests) if len(rests) > 1 else rests[0])
         return list(np.split(features, np.cumsum([len(rest) for rest in rests])[:-1]))
 
-    if not work:
-        return
+    del scorer
     for item in work:
         start = time.perf_counter()
         frames = _frames(item)
@@ -183,8 +186,7 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
             item.error = error
         item.spent_ms["vision"] = (time.perf_counter() - start) * 1e3
     left = [item for item in work if item.error is None and len(_rest(item))]
-    alone = most_rows(scorer.model.engine("vision")) == 1
-    for group in [[item] for item in left] if alone else _fill(left):
+    for group in [[item] for item in left] if most == 1 else _fill(left):
         for item, found in zip(group, _timed("vision", see, group), strict=True):
             if isinstance(found, Exception):
                 item.error = found
@@ -192,18 +194,26 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
                 item.seen.append(found)
 
 
-def _encode_text(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]) -> None:
+def _encode_text(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     def read(some: Sequence[_Work]) -> list[Encoded]:
         return encoder.read([item.said.text or "" for item in some])
 
-    if not work:
-        return
-    for group in chunks(work, most_rows(scorer.model.engine("text"))):
+    del scorer
+    for group in chunks(work, most):
         for item, found in zip(group, _timed("text", read, group), strict=True):
             if isinstance(found, Exception):
                 item.error = found
             else:
                 item.read = found
+
+
+_ENCODERS: tuple[
+    tuple[str, Callable[[ClipEncoder, ClipScorer, list[_Work], int], None], Callable[[_Work], bool]], ...
+] = (
+    ("audio", _encode_sound, lambda item: item.has_sound),
+    ("vision", _encode_pictures, lambda item: item.has_pictures),
+    ("text", _encode_text, lambda item: item.has_text),
+)
 
 
 def _conclude(encoder: ClipEncoder, item: _Work) -> ClipFeatures | Exception:

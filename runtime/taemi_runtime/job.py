@@ -222,7 +222,7 @@ def _outcomes(
                 yield nowhere(index, clip)
             else:
                 request = Request(index, clip.path, texts.read)
-                yield from score_all(scorer, [request], scale, digests=digests)
+                yield from score_all(scorer, [request], scale, digests=digests, strict=len(todo) == 1)
         return
     yield from (nowhere(index, clip) for index, clip in todo if clip.error)
     requests = [Request(index, clip.path, texts.read) for index, clip in todo if not clip.error]
@@ -272,7 +272,7 @@ def _open(job: Job, scale: Scale, clips: list[ClipInput], texts: Transcripts) ->
     if not scale.workers and len(clips) > 1:
         # So that a damaged file is found before the first clip. With workers engines are opened while these
         # start, and for a single clip while it is decoded.
-        scorer.prepare(text=with_text > 0 or listens)
+        scorer.try_prepare(text=with_text > 0 or listens)
     if job.transcripts is not None and with_text < len(wanted):
         _log.warning(
             "%d of %d clips have no transcript in %s (NAME.txt, .vtt or .srt)",

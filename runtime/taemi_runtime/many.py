@@ -49,6 +49,7 @@ def score_all(
     *,
     text: bool = True,
     digests: bool = False,
+    strict: bool = False,
 ) -> Generator[Scored]:
     """Score clips, in this process or with decode workers.
 
@@ -58,16 +59,18 @@ def score_all(
         scale: How much is done at a time.
         text: Whether the text encoder is needed.
         digests: Whether the SHA-256 of each clip is wanted.
+        strict: Whether an encoder that cannot be opened ends the run, instead of being the failure of each
+            clip that needs it.
 
     Returns:
         Every outcome as soon as it is there: in order without workers, in whatever order with them.
     """
     if scale.workers:
         return score_parallel(scorer, requests, scale, text=text, digests=digests)
-    return (_score(scorer, request, digests=digests) for request in requests)
+    return (_score(scorer, request, digests=digests, strict=strict) for request in requests)
 
 
-def _score(scorer: ClipScorer, request: Request, *, digests: bool) -> Scored:
+def _score(scorer: ClipScorer, request: Request, *, digests: bool, strict: bool) -> Scored:
     name = str(request.path)
     said = None
     digest = ""
@@ -76,7 +79,7 @@ def _score(scorer: ClipScorer, request: Request, *, digests: bool) -> Scored:
         digest = clip_digest(Path(request.path)) if digests else ""
         outcome: Outcome = scorer.score(request.path, said)
     except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
-        if scorer.model.refused(error):
+        if strict and scorer.model.refused(error):
             raise
         _log.debug("%s", name, exc_info=True)
         outcome = ClipFailure.from_error(name, error)

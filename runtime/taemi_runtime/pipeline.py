@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.encoding import ClipEncoder, ClipFeatures
-from taemi_runtime.errors import EngineError
+from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.faces.choice import describe_difference, open_detector
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.limits import DecodeLimits
@@ -30,6 +31,8 @@ from taemi_runtime.remarks import tell_nothing, tell_several
 from taemi_runtime.results import ClipFailure, ClipResult, Timings
 from taemi_runtime.streaming import stream_clip
 from taemi_runtime.transcripts import Transcript
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
 
@@ -101,6 +104,23 @@ class ClipScorer:
             self.model.engine(graph)
         if text:
             self.encoder.text_parts()
+
+    def try_prepare(self, *, text: bool = True) -> None:
+        """Open the engines now as [ClipScorer.prepare][] does, but go on without an encoder, and say so.
+
+        The clips that need it fail one by one; the others have their scores.
+
+        Args:
+            text: Whether the text encoder is needed, too.
+
+        Raises:
+            TaemiError: The fusion engine cannot be opened.
+        """
+        self.model.engine(FUSION)
+        try:
+            self.prepare(text=text)
+        except TaemiError as error:
+            _log.error("%s", error)
 
     def predict(self, path: str | PathLike[str], transcript: str | Transcript | None = None) -> ClipResult:
         """Score one clip.

@@ -72,7 +72,12 @@ class TextUse:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in milliseconds; loading the engines is not part of it."""
+    """How long each stage was busy, in milliseconds; opening engines is part of none.
+
+    Stages run beside one another: they may add up to more than ``total``, which is wall clock, less the time
+    in which nothing was done but opening engines. In a batch a clip has its share of each shared call, and
+    ``total`` is the sum.
+    """
 
     decode: float = 0.0
     audio: float = 0.0

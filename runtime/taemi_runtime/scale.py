@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taemi_runtime.batching import DecodedClip
+from taemi_runtime.contract import FUSION
 from taemi_runtime.errors import UsageError
 from taemi_runtime.host import usable_cores
 from taemi_runtime.pipeline import ClipScorer
@@ -154,7 +155,7 @@ def score_parallel(
         Every outcome as soon as it is there, in whatever order.
 
     Raises:
-        TaemiError: Workers cannot be started, or an engine cannot be opened.
+        TaemiError: Workers cannot be started, or the fusion engine cannot be opened.
     """
     run = _Run(scorer, requests, scale, text, digests)
     try:
@@ -184,7 +185,7 @@ class _Run:
             digests=digests,
         )
         self._lanes = [
-            threading.Thread(target=self._score, name=f"taemi-score-{number}", daemon=True)
+            threading.Thread(target=self._score, args=(number,), name=f"taemi-score-{number}", daemon=True)
             for number in range(scale.lanes)
         ]
         for lane in self._lanes:
@@ -235,15 +236,19 @@ class _Run:
         else:
             self._ready.put(read)
 
-    def _score(self) -> None:
+    def _score(self, number: int) -> None:
         try:
-            self._scorer.prepare(text=self._text)
+            if number:
+                # The first one opens the others, and says once what cannot be.
+                self._scorer.model.engine(FUSION)
+            else:
+                self._scorer.try_prepare(text=self._text)
             while batch := self._next_batch():
                 for scored in self._score_batch(batch):
                     self._finished.put(scored)
                 if self._stopped.is_set():
                     break
-        except Exception as error:  # an engine that cannot be opened is nobody's failure but the run's
+        except Exception as error:  # a fusion engine that cannot be opened is no clip's failure but the run's
             self._finished.put(error)
         finally:
             self._finished.put(None)

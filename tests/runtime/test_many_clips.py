@@ -265,6 +265,23 @@ def test_what_was_done_out_of_order_is_written_when_interrupted(bundle, folder, 
     assert "00.mkv" not in content
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_graph_that_is_missing_fails_the_clips_that_need_it(make_bundle, clips, tmp_path, workers):
+    made = make_bundle()
+    (made.folder / "vision.onnx").unlink()
+    paths = [clips.both, clips.sound, clips.silent, clips.second]
+    arguments = (*paths, "--engine", made.folder, "--format", "json", "--workers", workers, "--raw")
+    done = infer(*arguments)
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    missing = "vision.onnx: the manifest lists it and the bundle does not have it"
+    assert [missing in line.get("error", "") for line in found] == [True, False, True, True]
+    scores = list(found[1]["intensities"].values())
+    np.testing.assert_allclose(scores, made.expected(clips.sound), atol=1e-5)
+    # Said once at the start, and once for each clip.
+    assert done.stderr.count(missing) == 4
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_is_one_message(bundle, folder, tmp_path, workers):

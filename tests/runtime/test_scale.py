@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from taemi_runtime import load, pool
-from taemi_runtime.errors import EngineError, UsageError
+from taemi_runtime.errors import BundleError, EngineError, UsageError
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.messages import Layout, open_memory
 from taemi_runtime.pool import DecodePool, Task
@@ -215,13 +215,27 @@ def test_a_source_that_fails_ends_the_run_with_its_error(scorer, clips):
     assert left() == ([], None)
 
 
-def test_an_engine_that_cannot_be_opened_ends_the_run(make_bundle, clips):
+def test_a_fusion_engine_that_cannot_be_opened_ends_the_run(make_bundle, clips):
     made = make_bundle()
-    (made.folder / "audio.onnx").write_bytes(b"bad")
+    (made.folder / "fusion.onnx").write_bytes(b"bad")
     with load(made.folder, device="cpu", asr="none") as scorer:
-        with pytest.raises(Exception, match="it has 3 bytes, the manifest says"):
+        with pytest.raises(BundleError, match="it has 3 bytes, the manifest says"):
             list(score_parallel(scorer, requests([clips.both] * 4), Scale(2, 2, 1, 1)))
     assert left() == ([], None)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_encoder_that_cannot_be_opened_fails_the_clips_that_need_it(make_bundle, clips, caplog, batch):
+    made = make_bundle()
+    (made.folder / "audio.onnx").unlink()
+    with load(made.folder, device="cpu", asr="none", clip_scores=False) as scorer:
+        found = score(scorer, [clips.both, clips.silent] * 3, Scale(1, 1, 1, batch))
+    for index, outcome in enumerate(found):
+        if index % 2:
+            np.testing.assert_allclose(values(outcome), made.expected(clips.silent, SAID), atol=1e-5)
+        else:
+            assert "audio.onnx: the manifest lists it and the bundle does not have it" in outcome.error
+    assert caplog.text.count("audio.onnx: the manifest lists it") == 1
 
 
 def test_a_run_that_nobody_reads_on_leaves_nothing(scorer, clips):
