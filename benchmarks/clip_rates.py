@@ -27,9 +27,10 @@ from taemi_runtime.engine import EngineOptions
 from taemi_runtime.host import runs_on_cpu, usable_cores
 from taemi_runtime.inputs import expand
 from taemi_runtime.loading import open_model
+from taemi_runtime.parallel import Request, score_parallel
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
-from taemi_runtime.scale import Request, Scale, choose_scale, score_parallel
+from taemi_runtime.scale import Scale, choose_scale
 from taemi_runtime.transcripts import Transcript
 
 Way = Callable[[Sequence[Path]], int]

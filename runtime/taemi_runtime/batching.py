@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.calls import chunks, join_rows, most_rows, run_together
-from taemi_runtime.contract import FUSION, PRESENT, SCORES
+from taemi_runtime.contract import FUSION, SCORES
 from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, ClipFeatures, Encoded, in_calls, is_said
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
@@ -218,8 +218,7 @@ _ENCODERS: tuple[
 
 def _conclude(encoder: ClipEncoder, item: _Work) -> ClipFeatures | Exception:
     try:
-        return gather(
-            encoder,
+        return encoder.gather(
             item.given.clip,
             item.said,
             (item.heard, np.concatenate(item.seen) if item.seen else None, item.read),
@@ -227,31 +226,6 @@ def _conclude(encoder: ClipEncoder, item: _Work) -> ClipFeatures | Exception:
         )
     except Exception as error:  # this clip's failure, whatever it is
         return error
-
-
-def gather(
-    encoder: ClipEncoder,
-    clip: Clip,
-    said: Transcript,
-    encoded: tuple[Encoded | None, Array | None, Encoded | None],
-    spent_ms: dict[str, float],
-) -> ClipFeatures:
-    """Put what the encoders gave for a clip together.
-
-    Args:
-        encoder: What ran them.
-        clip: The clip.
-        said: Its transcript.
-        encoded: Its sound, its frames [frames, width] and its text; ``None`` where there is none.
-        spent_ms: Milliseconds by stage.
-    """
-    feeds: dict[str, Array] = {}
-    audio = encoder.put_audio(clip, encoded[0], feeds)
-    vision = encoder.put_vision(clip, encoded[1], feeds)
-    text = encoder.put_text(said, encoded[2], feeds)
-    feeds[PRESENT] = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
-    warnings = said.warnings + encoder.tell_cut(text)
-    return ClipFeatures(clip, feeds, audio, vision, text, spent_ms, warnings)
 
 
 def _timed(

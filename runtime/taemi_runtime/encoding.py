@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from taemi_runtime.contract import FUSION, text_input
+from taemi_runtime.contract import FUSION, PRESENT, text_input
 from taemi_runtime.engine import Engine
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.media import Clip
@@ -151,6 +151,29 @@ class ClipEncoder:
                 features = features[:, :tokens]
             encoded.append((features, mask[None, :tokens]))
         return encoded
+
+    def gather(
+        self,
+        clip: Clip,
+        said: Transcript,
+        encoded: tuple[Encoded | None, Array | None, Encoded | None],
+        spent_ms: dict[str, float],
+    ) -> ClipFeatures:
+        """Put what the encoders gave for a clip together.
+
+        Args:
+            clip: The clip.
+            said: Its transcript.
+            encoded: Its sound, its frames [frames, width] and its text; ``None`` where there is none.
+            spent_ms: Milliseconds by stage.
+        """
+        feeds: dict[str, Array] = {}
+        audio = self.put_audio(clip, encoded[0], feeds)
+        vision = self.put_vision(clip, encoded[1], feeds)
+        text = self.put_text(said, encoded[2], feeds)
+        feeds[PRESENT] = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
+        warnings = said.warnings + self.tell_cut(text)
+        return ClipFeatures(clip, feeds, audio, vision, text, spent_ms, warnings)
 
     def put_audio(self, clip: Clip, heard: Encoded | None, feeds: dict[str, Array]) -> AudioUse:
         """Add an encoded waveform to the fusion graph's inputs; ``None`` is a missing one."""

@@ -22,10 +22,11 @@ from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
 from taemi_runtime.many import score_all
+from taemi_runtime.parallel import Order, Request, Scored
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.resume import Settings, sort_lines, take_up
-from taemi_runtime.scale import Order, Request, Scale, Scored, choose_scale
+from taemi_runtime.scale import Scale, choose_scale
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, open_writer
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taemi_runtime.errors import UsageError
+from taemi_runtime.parallel import Order, Request, Scored, score_parallel
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.resume import clip_digest
-from taemi_runtime.scale import Order, Request, Scale, Scored, score_parallel
+from taemi_runtime.scale import Scale
 from taemi_runtime.transcripts import transcript_reader
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from taemi_runtime.opening import (
 )
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.remarks import tell_damage, tell_what_is_left_out
-from taemi_runtime.sound import AudioTrack
+from taemi_runtime.sound import AudioTrack, silence_bad_samples
 from taemi_runtime.tracks import Track, VideoTrack
 
 Watch = Callable[[AudioTrack | str, VideoTrack | str], None]
@@ -311,12 +311,3 @@ def _why(track: Track | str) -> str:
     if isinstance(track, VideoTrack) and track.taken:
         return f"no face was found in any of {track.taken} frames" if track.taken > 1 else "no face was found"
     return f"nothing of the {track.name} can be decoded"
-
-
-def silence_bad_samples(waveform: npt.NDArray[np.float32]) -> list[str]:
-    """Replace NaN and infinite samples, which float formats can hold, by silence in place, and say so."""
-    bad = ~np.isfinite(waveform)
-    if not bad.any():
-        return []
-    waveform[bad] = 0.0
-    return [f"{int(bad.sum())} samples of the audio track are NaN or infinite and count as silence"]

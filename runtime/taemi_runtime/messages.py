@@ -24,7 +24,13 @@ _ALIGNED = 4096
 
 
 class Closed(Exception):  # noqa: N818 - the other end is gone, which may well be meant
-    """The other end has closed its pipe, by ending or by dying."""
+    """The other end has closed its pipe, by ending or by dying.
+
+    Attributes:
+        unasked: Whether it was gone before it heard of anything.
+    """
+
+    unasked = False
 
 
 @dataclass(frozen=True)

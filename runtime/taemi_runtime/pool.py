@@ -11,21 +11,19 @@ import logging
 import mmap
 import os
 import queue
-import selectors
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
-from taemi_runtime.messages import Closed, Layout, Packed, open_memory, receive, send, unpack
+from taemi_runtime.messages import Closed, Layout, Packed, open_memory, unpack
 from taemi_runtime.opening import refusal
-from taemi_runtime.worker import command
+from taemi_runtime.worker import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +106,7 @@ class DecodePool:
             self._free.put(slot)
         self._taking = threading.Lock()
         self._closed = False
-        self._processes: list[_Process | None] = [None] * workers
+        self._processes: list[Worker | None] = [None] * workers
         self._left = workers
         self._threads = [
             threading.Thread(target=self._drive, args=(number,), name=f"taemi-decode-{number}", daemon=True)
@@ -125,7 +123,7 @@ class DecodePool:
     def _drive(self, number: int) -> None:
         """Keep one worker busy until there are no more clips."""
         try:
-            self._processes[number] = self._start()
+            self._start(number)
             while (slot := self._free.get()) is not None:
                 with self._taking:
                     task = None if self._closed else next(self._tasks, None)
@@ -149,14 +147,14 @@ class DecodePool:
         limit_s = self._limit_s(task.path)
         for attempt in range(_STARTS):
             if process is None:
-                process = self._processes[number] = self._start()
+                process = self._start(number)
             try:
                 process.ask((task.path, slot))
                 answer = process.answer(limit_s)
             except Closed as closed:
                 why = process.end()
                 process = self._processes[number] = None
-                if str(closed) == _UNASKED and attempt + 1 < _STARTS:
+                if closed.unasked and attempt + 1 < _STARTS:
                     continue  # It was gone before it heard of the clip.
                 self._free.put(slot)
                 return Read(task, error=str(_died(task.path, why)))
@@ -183,10 +181,13 @@ class DecodePool:
         limits = self._decoder.limits
         return limits.max_decode_seconds + limits.max_stall_seconds + _GRACE_S + size / _DIGEST_BYTES_PER_S
 
-    def _start(self) -> _Process:
+    def _start(self, number: int) -> Worker:
         why = ""
         for _ in range(_STARTS):
-            process = _Process(self._descriptor)
+            # Where close finds it: it may be ended before it has started.
+            process = self._processes[number] = Worker(self._descriptor)
+            if self._closed:
+                process.kill()
             try:
                 process.ask((self._decoder, self._layout, self._digests))
                 answer = process.answer(None)
@@ -231,61 +232,6 @@ class DecodePool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-_UNASKED = "it was not asked"
-
-
-class _Process:
-    """A worker's process and both ends of the talk with it."""
-
-    def __init__(self, memory: int) -> None:
-        # A session of its own: Ctrl-C in the terminal is for the process that waits for the results.
-        self._process = subprocess.Popen(
-            command(memory),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(memory,),
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests: IO[bytes] = self._process.stdin
-        self._answers: IO[bytes] = self._process.stdout
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def ask(self, message: Any) -> None:
-        try:
-            send(self._requests, message)
-        except Closed as error:
-            raise Closed(_UNASKED) from error
-
-    def answer(self, limit_s: float | None) -> Any:
-        """Wait for an answer; ``TimeoutError`` after a limit, ``Closed`` when the process has ended."""
-        if limit_s is not None:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._answers, selectors.EVENT_READ)
-                if not selector.select(limit_s):
-                    raise TimeoutError
-        return receive(self._answers)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def end(self) -> str:
-        """End the process if it still runs, and return how it ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # Its pipes close a little before it has ended by itself.
-            self._process.wait(0.2)
-        self._process.kill()
-        status = self._process.wait()
-        for stream in (self._requests, self._answers):
-            with contextlib.suppress(OSError):
-                stream.close()
-        return f"it was ended by signal {-status}" if status < 0 else f"it ended with exit code {status}"
 
 
 def _died(path: Path, why: str) -> TaemiError:

@@ -127,3 +127,12 @@ class AudioTrack(Track):
             self._room -= part.size
             self.heard = self.heard or part.size > 0
             self._parts.append(part)
+
+
+def silence_bad_samples(waveform: npt.NDArray[np.float32]) -> list[str]:
+    """Replace NaN and infinite samples, which float formats can hold, by silence in place, and say so."""
+    bad = ~np.isfinite(waveform)
+    if not bad.any():
+        return []
+    waveform[bad] = 0.0
+    return [f"{int(bad.sum())} samples of the audio track are NaN or infinite and count as silence"]

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from taemi_runtime.batching import gather
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
 from taemi_runtime.encoding import FRAMES_A_CALL, ClipFeatures, Encoded, in_calls, is_said
 from taemi_runtime.host import runs_on_cpu
-from taemi_runtime.media import Clip, silence_bad_samples
-from taemi_runtime.sound import AudioTrack
+from taemi_runtime.media import Clip
+from taemi_runtime.sound import AudioTrack, silence_bad_samples
 from taemi_runtime.spec import Array
 from taemi_runtime.threads import end_threads
 from taemi_runtime.tracks import VideoTrack
@@ -107,7 +106,7 @@ class _Stream:
             raise AssertionError("decoding ended without a clip and without an error")
         seen = np.concatenate(self._seen) if self._seen else None
         encoded = (self._heard, seen, self._read)
-        return gather(self._encoder, self._clip, self._said, encoded, self._clock.spent_ms)
+        return self._encoder.gather(self._clip, self._said, encoded, self._clock.spent_ms)
 
     def _start(self, stage: str, work: Callable[[], None]) -> None:
         def run() -> None:

@@ -16,9 +16,10 @@ from taemi_runtime import load, pool
 from taemi_runtime.errors import BundleError, EngineError, UsageError
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.messages import Layout, open_memory
+from taemi_runtime.parallel import Order, Request, Scored, score_parallel
 from taemi_runtime.pool import DecodePool, Task
 from taemi_runtime.results import ClipFailure, ClipResult
-from taemi_runtime.scale import Order, Request, Scale, Scored, choose_scale, score_parallel
+from taemi_runtime.scale import Scale, choose_scale
 from taemi_runtime.transcripts import Transcript
 
 SAID = "I won the race today"
@@ -248,6 +249,16 @@ def test_a_run_that_nobody_reads_on_leaves_nothing(scorer, clips):
     assert left() == ([], None)
     if before:
         assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
+
+
+def test_a_run_that_is_cut_off_while_workers_start_leaves_nothing(scorer, clips):
+    # At once, and while they import what they need.
+    for pause_s in (0.0, 0.1, 0.3):
+        pool = DecodePool(scorer.decoder, iter([]), lambda _: None, workers=2, ahead=1)
+        time.sleep(pause_s)
+        pool.close()
+        assert left() == ([], None)
+        assert pool.pids == []
 
 
 def test_workers_end_with_the_process_that_started_them(scorer, clips):
