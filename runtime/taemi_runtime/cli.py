@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +19,7 @@ from taemi_runtime.host import parse_device
 from taemi_runtime.limits import DecodeLimits
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_INTERRUPTED = 130
 _LIMITS = "Limits beyond which a file is refused"
 
 
@@ -217,8 +220,24 @@ def infer(
                 resume=resume,
             )
         )
+        if code == _INTERRUPTED:
+            _leave_at_once()
     if code:
         raise typer.Exit(code)
+
+
+def _leave_at_once() -> None:
+    """End the process where a thread is in a library that cannot be hurried, as while it opens an engine.
+
+    Everything is written and closed by now; waiting would take seconds, and ending in the ordinary way would
+    take the library's own objects away under it.
+    """
+    from taemi_runtime.threads import left_behind
+
+    if left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -228,7 +247,7 @@ def _leave_on_interrupt() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         say("interrupted: no clip was scored")
-        raise typer.Exit(130) from None
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _print_checks(*, as_json: bool) -> None:

@@ -5,6 +5,7 @@ requests -> decode workers (processes) -> batches -> scoring lanes (threads) -> 
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 import queue
@@ -25,7 +26,7 @@ from taemi_runtime.transcripts import Transcript
 Outcome = ClipResult | ClipFailure
 
 # How long threads are waited for when a run is cut off.
-_PATIENCE_S = 0.7
+_PATIENCE_S = 0.3
 # How often a wait looks whether Ctrl-C was pressed, where the platform does not interrupt it.
 _LOOK_S = 0.1
 
@@ -116,6 +117,8 @@ class _Run:
             threading.Thread(target=self._score, args=(number,), name=f"taemi-score-{number}", daemon=True)
             for number in range(scale.lanes)
         ]
+        # Who leaves without reading on must not take engines away under a lane.
+        atexit.register(self.close)
         for lane in self._lanes:
             lane.start()
 
@@ -134,7 +137,8 @@ class _Run:
                 yield found
 
     def close(self) -> None:
-        """End everything, whatever it is doing."""
+        """End everything, whatever it is doing; closing twice does nothing."""
+        atexit.unregister(self.close)
         self._stopped.set()
         self._pool.close()
         for _ in self._lanes:

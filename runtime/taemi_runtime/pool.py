@@ -12,6 +12,7 @@ import mmap
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 # looks at its limit itself, but only between two packets. A digest takes time of its own.
 _GRACE_S = 10.0
 _DIGEST_BYTES_PER_S = 20e6
+# How long the threads that talk to workers are waited for when these are ended.
+_PATIENCE_S = 0.3
 # A worker that cannot start is tried so often.
 _STARTS = 2
 
@@ -221,8 +224,9 @@ class DecodePool:
                 process.kill()
         for _ in self._threads:
             self._free.put(None)
+        end = time.monotonic() + _PATIENCE_S
         for thread in self._threads:
-            thread.join(1.0)
+            thread.join(max(0.0, end - time.monotonic()))
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:

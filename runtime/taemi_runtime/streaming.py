@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 # How often the caller's thread looks up, where the platform does not interrupt a wait for Ctrl-C.
 _LOOK_S = 0.2
-# How long threads are waited for when a clip is given up.
-_PATIENCE_S = 0.7
+# How long threads are waited for when a clip is given up: one that opens an engine cannot be hurried.
+_PATIENCE_S = 0.3
 
 
 class _GivenUp(Exception):  # noqa: N818 - another stage's error, or Ctrl-C, is what is told
@@ -117,7 +118,8 @@ class _Stream:
                 error = caught
             self._ended.put((stage, error))
 
-        thread = threading.Thread(target=run, name=f"taemi-{stage}", daemon=True)
+        # No daemon: a process that ends while a library opens an engine would abort.
+        thread = threading.Thread(target=run, name=f"taemi-{stage}")
         self._threads[stage] = thread
         thread.start()
 
@@ -141,8 +143,9 @@ class _Stream:
         self._sound.put(None)
         # The first one starts the others: it is waited for before these are looked for.
         stop = self._scorer.model.stop
+        end = time.monotonic() + _PATIENCE_S
         end_threads([self._threads["decode"]], stop, _PATIENCE_S)
-        end_threads(list(self._threads.values()), stop, _PATIENCE_S)
+        end_threads(list(self._threads.values()), stop, end - time.monotonic())
 
     def _check(self) -> None:
         if self._stopped.is_set():

@@ -6,7 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable
 
+PREFIX = "taemi-"
+"""What the names of the toolkit's threads begin with."""
+
 _STEP_S = 0.02
+
+
+def left_behind() -> list[str]:
+    """Return the names of the toolkit's threads that still run."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(PREFIX)]
 
 
 def end_threads(

@@ -244,6 +244,37 @@ def test_ctrl_c_ends_within_a_second_and_leaves_whole_lines(bundle, folder, tmp_
     assert gone(workers, within_s=1.0)
 
 
+SLOW_TO_OPEN = """
+import sys, time
+import taemi_runtime.loading as loading
+def open_best(*_):
+    print("opening", flush=True)
+    time.sleep(30)
+loading.open_best = open_best
+from taemi_runtime.cli import main
+sys.argv = ["taemi-infer", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_ctrl_c_while_engines_are_opened_ends_within_a_second(bundle, folder, count):
+    inputs = sorted(folder.iterdir())[:count]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_TO_OPEN, *map(str, inputs), "--engine", str(bundle.folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout.readline() == "opening\n"
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 1.0
+    assert (process.returncode, err) == (130, f"interrupted: 0 of {count} clips done\n")
+
+
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_what_was_done_out_of_order_is_written_when_interrupted(bundle, folder, tmp_path, monkeypatch, form):
     def interrupted(scorer, requests, scale, **_):
@@ -312,6 +343,24 @@ def test_a_few_clips_start_no_process(bundle, clips, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_who_stops_reading_and_leaves_is_not_waited_for(bundle, clips, tmp_path):
+    program = (
+        "import sys, taemi_runtime\n"
+        "scorer = taemi_runtime.load(sys.argv[1], device='cpu', asr='none')\n"
+        "found = scorer.predict_many(sys.argv[2:] * 100, workers=2)\n"
+        "print(next(found).clip)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(bundle.folder), str(clips.both)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{clips.both}\n", "")
 
 
 def test_a_script_without_a_guard_can_use_workers(bundle, clips, tmp_path):
