@@ -132,7 +132,9 @@ class VideoTrack(Track):
         self._limits = limits or DecodeLimits()
         # FFmpeg refuses larger frames before it allocates them.
         stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
-        stream.thread_type = "AUTO"
+        # One thread: with several a damaged picture is patched from whatever the others have ready by then,
+        # so that one file gave other pictures from run to run and from machine to machine.
+        stream.codec_context.thread_count = 1
         self._stream = stream
         self._preprocessing = preprocessing
         self._frame_s = 1 / float(stream.average_rate or _USUAL_FPS)

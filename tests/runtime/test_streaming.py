@@ -277,6 +277,47 @@ def test_eight_threads_on_one_model_give_the_scores_of_each_alone(scorer, clips,
     assert all(one == alone[index % 5] for index, one in enumerate(found))
 
 
+def resident_bytes():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_eight_threads_for_a_minute_give_the_same_scores_and_take_no_more_memory(scorer, clips, long):
+    work = [
+        (clips.both, SAID),
+        (clips.second, None),
+        (clips.sound, "won"),
+        (clips.silent, "the"),
+        (long, None),
+    ]
+    alone = [values(scorer.score(*item)) for item in work]
+    end = time.monotonic() + 60
+    wrong, sizes, counts = [], [], []
+
+    def run(number):
+        index = number
+        while time.monotonic() < end:
+            if values(scorer.score(*work[index % 5])) != alone[index % 5]:
+                wrong.append(index)
+            index += 1
+            if number == 0:
+                sizes.append(resident_bytes())
+        counts.append(index - number)
+
+    runners = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join()
+    assert not wrong
+    assert len(counts) == 8
+    # The first third warms allocators up.
+    settled, last = max(sizes[: len(sizes) // 3]), max(sizes[-len(sizes) // 3 :])
+    assert last - settled < 24e6, f"{sum(counts)} clips, {settled / 1e6:.0f} MB to {last / 1e6:.0f} MB"
+
+
 def test_threads_that_look_for_faces_have_detectors_of_their_own(bundle, tmp_path, clips):
     with load(bundle.folder, device="cpu", asr="none", faces="auto") as scorer:
         alone = scorer.score(clips.both).vision
