@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +19,7 @@ from taemi_runtime.host import parse_device
 from taemi_runtime.limits import DecodeLimits
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+_INTERRUPTED = 130
 _LIMITS = "Limits beyond which a file is refused"
 
 
@@ -91,6 +94,30 @@ def infer(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write results there, not to stdout.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Processes that decode; 0 decodes in this one. Default: by cores and clips.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Clips scored together at most, with workers; default: by device.",
+            show_default=False,
+        ),
+    ] = None,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="JSON lines in the order of the inputs, not as they are done.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the JSON lines of --out hold, and score the rest.")
+    ] = False,
     max_fps: Annotated[
         float | None,
         typer.Option("--max-fps", metavar="FPS", help="Frames a second to look at; default: as trained."),
@@ -187,11 +214,30 @@ def infer(
                 clip_scores=not raw,
                 limits=limits,
                 quiet=quiet,
-                debug=debug,
+                workers=workers,
+                batch=batch,
+                ordered=ordered,
+                resume=resume,
             )
         )
+        if code == _INTERRUPTED:
+            _leave_at_once()
     if code:
         raise typer.Exit(code)
+
+
+def _leave_at_once() -> None:
+    """End the process where a thread is in a library that cannot be hurried, as while it opens an engine.
+
+    Everything is written and closed by now; waiting would take seconds, and ending in the ordinary way would
+    take the library's own objects away under it.
+    """
+    from taemi_runtime.threads import left_behind
+
+    if left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -201,7 +247,7 @@ def _leave_on_interrupt() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         say("interrupted: no clip was scored")
-        raise typer.Exit(130) from None
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def _print_checks(*, as_json: bool) -> None:

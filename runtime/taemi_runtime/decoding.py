@@ -10,7 +10,7 @@ from pathlib import Path
 from taemi_runtime.faces.choice import open_detector
 from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.limits import DecodeLimits
-from taemi_runtime.media import Clip, read_clip
+from taemi_runtime.media import Clip, Watch, read_clip
 from taemi_runtime.preprocessing import FACES_FILE, Preprocessing
 
 
@@ -27,25 +27,25 @@ class ClipDecoder:
     preprocessing: Preprocessing
     faces: str | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
-    _detector: FaceDetector | None = field(default=None, init=False, repr=False, compare=False)
+    _idle: list[FaceDetector] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def detector(self) -> FaceDetector | None:
-        """What finds faces, opened now at the latest; ``None`` for whole frames.
+        """What finds faces, opened now at the latest; ``None`` for whole frames. For one thread at a time.
 
         Raises:
             TaemiError: It cannot be opened; see ``open_detector``.
         """
-        if self._detector is None:
-            used = self.preprocessing.vision.faces
-            self._detector = open_detector(used, self.faces if used.startswith(FACES_FILE) else None)
-        return self._detector
+        if not self._idle and (opened := self._open()) is not None:
+            self._idle.append(opened)
+        return self._idle[-1] if self._idle else None
 
-    def decode(self, path: str | PathLike[str]) -> tuple[Clip, float]:
-        """Read a clip.
+    def decode(self, path: str | PathLike[str], watch: Watch | None = None) -> tuple[Clip, float]:
+        """Read a clip; any number of threads may do so.
 
         Args:
             path: A local media file.
+            watch: Is shown the tracks after every packet; see ``read_clip``.
 
         Returns:
             The clip, and the milliseconds that reading it took.
@@ -54,11 +54,25 @@ class ClipDecoder:
             MediaError: The file is not readable media, or goes beyond a limit.
             TaemiError: The detector cannot be opened.
         """
-        detector = self.detector
-        start = time.perf_counter()
-        clip = read_clip(Path(path), self.preprocessing, detector=detector, limits=self.limits)
-        return clip, (time.perf_counter() - start) * 1e3
+        # Detectors keep state between the frames of a call: each serves one thread at a time.
+        try:
+            detector: FaceDetector | None = self._idle.pop()
+        except IndexError:
+            detector = self._open()
+        try:
+            start = time.perf_counter()
+            clip = read_clip(
+                Path(path), self.preprocessing, detector=detector, limits=self.limits, watch=watch
+            )
+            return clip, (time.perf_counter() - start) * 1e3
+        finally:
+            if detector is not None:
+                self._idle.append(detector)
+
+    def _open(self) -> FaceDetector | None:
+        used = self.preprocessing.vision.faces
+        return open_detector(used, self.faces if used.startswith(FACES_FILE) else None)
 
     def __getstate__(self) -> dict[str, object]:
         # OpenCV's detectors cannot be sent to another process.
-        return {**self.__dict__, "_detector": None}
+        return {**self.__dict__, "_idle": []}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from taemi_runtime.contract import FUSION, text_input
+from taemi_runtime.contract import FUSION, PRESENT, text_input
 from taemi_runtime.engine import Engine
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.media import Clip
@@ -17,9 +19,12 @@ from taemi_runtime.tokens import Tokenizer
 from taemi_runtime.transcripts import Transcript
 from taemi_runtime.waveform import prepare_waveform
 
-# Frames a call of the vision encoder: its activations, unlike its results, grow with the frames of a
-# call, and a clip has up to 400 of them.
-_FRAMES_AT_ONCE = 16
+FRAMES_A_CALL = 16
+"""Frames a call of the vision encoder: its activations grow with the frames of a call, and a clip has up to
+400. Every way to score a clip cuts it at the same places, so that results never depend on timing."""
+
+Encoded = tuple[Array, Array]
+"""Features of one clip and their mask, a batch of one each."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class ClipFeatures:
 
 
 class ClipEncoder:
-    """Runs a model's encoders; every method adds its modality to the fusion graph's inputs.
+    """Runs a model's encoders, and adds what they give to the fusion graph's inputs.
 
     Args:
         model: The model; engines are opened when they are first needed.
@@ -66,63 +71,150 @@ class ClipEncoder:
 
     def audio(self, clip: Clip, feeds: dict[str, Array]) -> AudioUse:
         """Add ``audio`` and ``audio_mask``; a missing one is a frame of zeros."""
-        if clip.waveform is None or not clip.waveform.size:
-            self._feed_sequence("audio", "audio_mask", None, None, feeds)
-            return AudioUse(False, why=clip.audio_why or "the audio track is empty")
-        prepared = prepare_waveform(clip.waveform, self._preprocessing.audio)
-        engine = self._model.engine("audio")
-        features = engine.run(prepared)[engine.spec.outputs[0].name]
-        mask = prepared["frame_mask"]
-        self._feed_sequence("audio", "audio_mask", features, mask, feeds)
-        return AudioUse(True, int(np.count_nonzero(mask)), clip.audio_seconds, clip.audio_truncated)
+        heard = None
+        if clip.waveform is not None and clip.waveform.size:
+            (heard,) = self.hear([clip.waveform])
+        return self.put_audio(clip, heard, feeds)
 
     def vision(self, clip: Clip, feeds: dict[str, Array]) -> VisionUse:
         """Add ``vision`` and ``vision_mask``; a missing one is a frame of zeros."""
-        faces = clip.faces
-        if clip.frames is None or not len(clip.frames):
-            self._feed_sequence("vision", "vision_mask", None, None, feeds)
-            return VisionUse(
-                False,
-                faces=faces.faces if faces is not None else None,
-                left_out=faces.frames - faces.faces if faces is not None else None,
-                truncated=clip.vision_truncated,
-                why=clip.vision_why or "the video track is empty",
-            )
-        engine = self._model.engine("vision")
-        name = engine.spec.outputs[0].name
-        parts = [
-            engine.run({"pixels": clip.frames[start : start + _FRAMES_AT_ONCE]})[name]
-            for start in range(0, len(clip.frames), _FRAMES_AT_ONCE)
-        ]
-        features = np.concatenate(parts)[None]
-        mask = np.ones(features.shape[:2], dtype=bool)
-        self._feed_sequence("vision", "vision_mask", features, mask, feeds)
-        return VisionUse(
-            True,
-            frames=len(clip.frames),
-            faces=faces.faces if faces is not None else None,
-            left_out=faces.frames - faces.faces if faces is not None else None,
-            seconds_used=clip.vision_seconds,
-            truncated=clip.vision_truncated,
-        )
+        seen = None
+        if clip.frames is not None and len(clip.frames):
+            seen = np.concatenate([self.see(part) for part in in_calls(clip.frames)])
+        return self.put_vision(clip, seen, feeds)
 
     def text(self, said: Transcript, feeds: dict[str, Array]) -> TextUse:
         """Add ``text``, or ``text_tokens`` and ``text_mask``; missing ones are zeros."""
+        read = None
+        if said.text is not None and is_said(said.text):
+            (read,) = self.read([said.text])
+        return self.put_text(said, read, feeds)
+
+    def hear(self, waveforms: Sequence[npt.NDArray[np.float32]]) -> list[Encoded]:
+        """Encode waveforms in one call.
+
+        Args:
+            waveforms: [samples] each, float32, mono, not normalised, at least one of them; shorter ones are
+                filled up with zeros behind their mask, which a masked encoder does not notice.
+
+        Returns:
+            For each [1, frames, width] float32 and [1, frames] bool, at its own length.
+
+        Raises:
+            InputError: A waveform is empty or not finite.
+            EngineError: The engine failed.
+        """
+        prepared = [prepare_waveform(waveform, self._preprocessing.audio) for waveform in waveforms]
+        engine = self._model.engine("audio")
+        feeds = {name: _stack([item[name] for item in prepared]) for name in prepared[0]}
+        features = engine.run(feeds)[engine.spec.outputs[0].name]
+        masks = [item["frame_mask"] for item in prepared]
+        return [(features[row : row + 1, : mask.shape[1]], mask) for row, mask in enumerate(masks)]
+
+    def see(self, pixels: Array) -> Array:
+        """Encode frames in one call.
+
+        Args:
+            pixels: [frames, 3, height, width] uint8, at most ``FRAMES_A_CALL`` where memory matters.
+
+        Returns:
+            [frames, width] float32.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        engine = self._model.engine("vision")
+        return engine.run({"pixels": pixels})[engine.spec.outputs[0].name]
+
+    def read(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode transcripts in one call.
+
+        Args:
+            texts: At least one, none of them blank.
+
+        Returns:
+            For each [1, width] float32, or [1, tokens, width] where the fusion graph takes a sequence, and
+            [1, tokens] bool.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        tokenizer, engine = self.text_parts()
+        ids = tokenizer.encode(texts)
+        found = engine.run(ids)[self._text_name]
+        masks = ids["attention_mask"].astype(bool)
+        encoded = []
+        for row, mask in enumerate(masks):
+            tokens = int(np.count_nonzero(mask))
+            features = found[row : row + 1]
+            if features.ndim > 2:
+                features = features[:, :tokens]
+            encoded.append((features, mask[None, :tokens]))
+        return encoded
+
+    def gather(
+        self,
+        clip: Clip,
+        said: Transcript,
+        encoded: tuple[Encoded | None, Array | None, Encoded | None],
+        spent_ms: dict[str, float],
+    ) -> ClipFeatures:
+        """Put what the encoders gave for a clip together.
+
+        Args:
+            clip: The clip.
+            said: Its transcript.
+            encoded: Its sound, its frames [frames, width] and its text; ``None`` where there is none.
+            spent_ms: Milliseconds by stage.
+        """
+        feeds: dict[str, Array] = {}
+        audio = self.put_audio(clip, encoded[0], feeds)
+        vision = self.put_vision(clip, encoded[1], feeds)
+        text = self.put_text(said, encoded[2], feeds)
+        feeds[PRESENT] = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
+        warnings = said.warnings + self.tell_cut(text)
+        return ClipFeatures(clip, feeds, audio, vision, text, spent_ms, warnings)
+
+    def put_audio(self, clip: Clip, heard: Encoded | None, feeds: dict[str, Array]) -> AudioUse:
+        """Add an encoded waveform to the fusion graph's inputs; ``None`` is a missing one."""
+        if heard is None:
+            self._feed_sequence("audio", "audio_mask", None, None, feeds)
+            return AudioUse(False, why=clip.audio_why or "the audio track is empty")
+        self._feed_sequence("audio", "audio_mask", *heard, feeds)
+        return AudioUse(True, int(np.count_nonzero(heard[1])), clip.audio_seconds, clip.audio_truncated)
+
+    def put_vision(self, clip: Clip, seen: Array | None, feeds: dict[str, Array]) -> VisionUse:
+        """Add encoded frames, [frames, width], to the fusion graph's inputs; ``None`` are missing ones."""
+        faces = clip.faces
+        found = faces.faces if faces is not None else None
+        left_out = faces.frames - faces.faces if faces is not None else None
+        if seen is None:
+            self._feed_sequence("vision", "vision_mask", None, None, feeds)
+            return VisionUse(
+                False,
+                faces=found,
+                left_out=left_out,
+                truncated=clip.vision_truncated,
+                why=clip.vision_why or "the video track is empty",
+            )
+        mask = np.ones((1, len(seen)), dtype=bool)
+        self._feed_sequence("vision", "vision_mask", seen[None], mask, feeds)
+        return VisionUse(True, len(seen), found, left_out, clip.vision_seconds, clip.vision_truncated)
+
+    def put_text(self, said: Transcript, read: Encoded | None, feeds: dict[str, Array]) -> TextUse:
+        """Add an encoded transcript to the fusion graph's inputs; ``None`` is a missing one."""
         name = self._text_name
-        if said.text is None or not is_said(said.text):
+        if read is None or said.text is None:
             if name == "text":
                 feeds[name] = np.zeros((1, _width(self._inputs[name])), np.float32)
             else:
                 self._feed_sequence(name, "text_mask", None, None, feeds)
             return TextUse(False, source=said.source, why=said.why or "the transcript is empty")
-        tokenizer, engine = self.text_parts()
-        ids = tokenizer.encode([said.text])
-        found = engine.run(ids)
-        mask = ids["attention_mask"].astype(bool)
+        features, mask = read
         if name == "text":
-            feeds[name] = found[name]
+            feeds[name] = features
         else:
-            self._feed_sequence(name, "text_mask", found[name], mask, feeds)
+            self._feed_sequence(name, "text_mask", features, mask, feeds)
         return TextUse(True, int(np.count_nonzero(mask)), said.text, said.source)
 
     def _feed_sequence(
@@ -167,6 +259,22 @@ class ClipEncoder:
 def is_said(transcript: str | None) -> bool:
     """Return whether there is a transcript that is not blank."""
     return transcript is not None and transcript.strip() != ""
+
+
+def in_calls(frames: Array) -> Iterator[Array]:
+    """Cut frames into parts for one call of the vision encoder each, in order."""
+    for start in range(0, len(frames), FRAMES_A_CALL):
+        yield frames[start : start + FRAMES_A_CALL]
+
+
+def _stack(rows: Sequence[Array]) -> Array:
+    """Join [1, length] rows of one dtype, zeros behind the shorter ones."""
+    if len(rows) == 1:
+        return rows[0]
+    stacked = np.zeros((len(rows), max(row.shape[1] for row in rows)), rows[0].dtype)
+    for target, row in zip(stacked, rows, strict=True):
+        target[: row.shape[1]] = row[0]
+    return stacked
 
 
 def _width(item: InputSpec) -> int:

@@ -135,6 +135,13 @@ class Engine(abc.ABC):
         self.last_run_ms = (time.perf_counter() - start) * 1e3
         return outputs
 
+    def stop(self, threads: Collection[int]) -> None:  # noqa: B027 - most backends cannot, and need not say so
+        """Make the calls that some threads are in fail soon, where the backend can; later calls run.
+
+        Args:
+            threads: Their identifiers, as ``threading.get_ident`` gives them.
+        """
+
     @abc.abstractmethod
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         """Run checked inputs."""

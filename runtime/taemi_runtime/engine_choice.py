@@ -206,14 +206,7 @@ def open_best(bundle: Bundle, graph: str, options: EngineOptions, prefer: str | 
         BundleError: No engine file of the graph runs here, or the one to open is damaged.
         TaemiError: The engine could not be opened; see ``Backend.open``.
     """
-    found, passed_over = candidates(bundle, graph, options, prefer)
-    if not found:
-        listed = "; ".join(f"{name}: {why}" for name, why in passed_over.items()) or "it has none"
-        raise BundleError(
-            f"cannot run graph {graph!r} of {bundle.folder}",
-            f"none of its engine files runs here ({listed})",
-            "Export it again: taemi-export onnx CKPT --force",
-        )
+    found = _require_candidates(bundle, graph, options, prefer)
     spec = bundle.manifest.graphs[graph]
     for index, candidate in enumerate(found):
         path = bundle.file(candidate.name)
@@ -224,6 +217,25 @@ def open_best(bundle: Bundle, graph: str, options: EngineOptions, prefer: str | 
                 raise
             _log.warning("%s gives way to %s: %s", path, found[index + 1].name, error)
     raise AssertionError("the last candidate returns or raises")
+
+
+def best_file(bundle: Bundle, graph: str, options: EngineOptions, prefer: str | None = None) -> str:
+    """Return the name of the file that [open_best][] opens first; arguments and errors are the same."""
+    return _require_candidates(bundle, graph, options, prefer)[0].name
+
+
+def _require_candidates(
+    bundle: Bundle, graph: str, options: EngineOptions, prefer: str | None
+) -> list[Candidate]:
+    found, passed_over = candidates(bundle, graph, options, prefer)
+    if not found:
+        listed = "; ".join(f"{name}: {why}" for name, why in passed_over.items()) or "it has none"
+        raise BundleError(
+            f"cannot run graph {graph!r} of {bundle.folder}",
+            f"none of its engine files runs here ({listed})",
+            "Export it again: taemi-export onnx CKPT --force",
+        )
+    return found
 
 
 def with_a_way_out(error: TaemiError, bundle: Bundle, graph: str, options: EngineOptions) -> TaemiError:

@@ -38,6 +38,19 @@ def parse_device(device: str) -> tuple[str, int]:
     raise UsageError(f"cannot use device {device!r}", "it has no meaning", "Give auto, cpu, cuda or cuda:N")
 
 
+def runs_on_cpu(device: str) -> bool:
+    """Return whether what is opened for a device ends on the CPU, as far as the CUDA driver says.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    kind, _ = parse_device(device)
+    return kind == "cpu" or (kind == "auto" and bool(cuda_driver().why))
+
+
 def package_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of those distributions that are installed."""
     found = {}

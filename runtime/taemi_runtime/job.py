@@ -8,8 +8,8 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taemi_runtime.asr.listener import Listener
@@ -17,13 +17,18 @@ from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import UsageError
+from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
+from taemi_runtime.many import score_all
+from taemi_runtime.parallel import Order, Request, Scored
 from taemi_runtime.pipeline import ClipScorer
-from taemi_runtime.results import ClipFailure
+from taemi_runtime.results import ClipFailure, ClipResult
+from taemi_runtime.resume import Settings, sort_lines, take_up
+from taemi_runtime.scale import Scale, choose_scale
 from taemi_runtime.transcripts import Transcripts
-from taemi_runtime.writers import FORMATS, Outcome, open_writer
+from taemi_runtime.writers import FORMATS, open_writer
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +53,10 @@ class Job:
         clip_scores: Whether scores are clipped to [0, 1].
         limits: What a clip may ask for.
         quiet: Whether progress and the closing line are left out.
-        debug: Whether failures are shown with their traceback.
+        workers: Processes that decode; chosen when ``None``.
+        batch: Clips that are scored together at most; chosen when ``None``.
+        ordered: Whether JSON lines come in the order of the inputs; other forms always do.
+        resume: Whether what ``out`` holds already is kept and not done again.
     """
 
     inputs: tuple[str, ...]
@@ -66,7 +74,10 @@ class Job:
     clip_scores: bool
     limits: DecodeLimits
     quiet: bool
-    debug: bool
+    workers: int | None = None
+    batch: int | None = None
+    ordered: bool = False
+    resume: bool = False
 
 
 class _Tally:
@@ -75,12 +86,17 @@ class _Tally:
     def __init__(self, count: int) -> None:
         self.count = count
         self.done = 0
+        self.before = 0
         self.failed = 0
         self.interrupted = False
 
     def describe(self) -> str:
-        clips = f"{self.done} clip{'s' * (self.done != 1)}"
-        return f"{clips}, {self.failed} failed" if self.failed else clips
+        parts = [f"{self.done} clip{'s' * (self.done != 1)}"]
+        if self.before:
+            parts.append(f"{self.before} of them done before")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        return ", ".join(parts)
 
 
 def run_job(job: Job) -> int:
@@ -101,6 +117,12 @@ def run_job(job: Job) -> int:
             "each clip has its own",
             "Put NAME.txt, .vtt or .srt files into a folder: --transcripts DIR",
         )
+    if job.resume and (job.out is None or not FORMATS[job.format].appends):
+        raise UsageError(
+            "cannot resume",
+            "only a file of JSON lines says what is done" + ("" if job.out else ", and no --out was given"),
+            "Give --format jsonl --out FILE",
+        )
     if job.out is not None:
         _require_writable(job.out)
     step = Step("taemi-infer")
@@ -119,34 +141,98 @@ def run_job(job: Job) -> int:
 
 def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _Tally) -> None:
     with contextlib.ExitStack() as stack:
+        wanted = [clip for clip in clips if not clip.error]
+        scale = _choose_scale(job, len(wanted))
         scorer = None
         # With nothing to score there is nothing to load.
-        if any(not clip.error for clip in clips):
-            scorer = stack.enter_context(_open(job, clips, texts))
+        if wanted:
+            scorer = stack.enter_context(_open(job, scale, wanted, texts))
         if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        settings = None
+        if scorer is not None and FORMATS[job.format].appends:
+            listens = any(not texts.has(clip.path) for clip in wanted)
+            settings = Settings.of(scorer, listens=listens)
+        todo = list(enumerate(clips))
+        if job.resume and job.out is not None and settings is not None:
+            todo = take_up(job.out, settings, clips, texts)
+            tally.done = tally.before = len(clips) - len(todo)
         labels = scorer.labels if scorer is not None else EMOTIONS
-        writer = stack.enter_context(open_writer(job.format, job.out, labels, len(clips)))
+        writer = stack.enter_context(open_writer(job.format, job.out, labels, len(clips), append=job.resume))
         # Lines that appear on a terminal one by one are a progress display of their own.
         streaming = job.out is None and FORMATS[job.format].streams and sys.stdout.isatty()
         tick = stack.enter_context(progress(quiet=job.quiet or streaming or len(clips) == 1))
         # A table on stdout shows the errors where people look anyway.
         say_errors = job.out is not None or job.format != "table"
+
+        def write(scored: Scored) -> None:
+            outcome = scored.outcome
+            if settings is not None and isinstance(outcome, ClipResult) and scored.said is not None:
+                outcome = replace(outcome, key=settings.key(scored.digest, scored.said))
+            with _finished_first():
+                writer.add(scored.index, outcome)
+                tally.done += 1
+                tally.failed += isinstance(outcome, ClipFailure)
+            if say_errors and isinstance(outcome, ClipFailure):
+                say(f"error: {outcome.message}")
+            tick("scoring clips", tally.done, len(clips))
+
+        order = Order(index for index, _ in todo)
+        as_they_come = FORMATS[job.format].appends and not job.ordered
         try:
-            for index, clip in enumerate(clips):
-                tick("scoring clips", index, len(clips))
-                outcome = _score(job, scorer, clip, texts)
-                with _finished_first():
-                    writer.add(index, outcome)
-                    tally.done += 1
-                if isinstance(outcome, ClipFailure):
-                    tally.failed += 1
-                    if say_errors:
-                        say(f"error: {outcome.message}")
+            with contextlib.closing(
+                _outcomes(job, scorer, todo, texts, scale, settings is not None)
+            ) as found:
+                tick("scoring clips", tally.done, len(clips))
+                for scored in found:
+                    for ready in [scored] if as_they_come else order.take(scored):
+                        write(ready)
         except KeyboardInterrupt:
             # Caught inside the writer's block, so that what was done is still written.
             tally.interrupted = True
+            for ready in order.rest():
+                write(ready)
+    if job.ordered and tally.before and job.out is not None and not tally.interrupted:
+        sort_lines(job.out)
+
+
+def _choose_scale(job: Job, clips: int) -> Scale:
+    on_cpu = runs_on_cpu(job.options.device)
+    return choose_scale(
+        clips, workers=job.workers, batch=job.batch, threads=job.options.threads, on_cpu=on_cpu
+    )
+
+
+def _outcomes(
+    job: Job,
+    scorer: ClipScorer | None,
+    todo: list[tuple[int, ClipInput]],
+    texts: Transcripts,
+    scale: Scale,
+    digests: bool,
+) -> Generator[Scored]:
+    """Yield what becomes of every clip, those that lead nowhere first where workers are used."""
+
+    def nowhere(index: int, clip: ClipInput) -> Scored:
+        return Scored(index, ClipFailure(str(clip.path), clip.error))
+
+    if scorer is None or not scale.workers:
+        for index, clip in todo:
+            if scorer is None or clip.error:
+                yield nowhere(index, clip)
+            else:
+                request = Request(index, clip.path, texts.read)
+                yield from score_all(scorer, [request], scale, digests=digests, strict=len(todo) == 1)
+        return
+    yield from (nowhere(index, clip) for index, clip in todo if clip.error)
+    requests = [Request(index, clip.path, texts.read) for index, clip in todo if not clip.error]
+    if not requests:
+        return
+    with_text = job.transcript is not None or job.transcripts is not None
+    text = with_text or scorer.listener.prepare()
+    with contextlib.closing(score_all(scorer, requests, scale, text=text, digests=digests)) as found:
+        yield from found
 
 
 @contextlib.contextmanager
@@ -166,15 +252,16 @@ def _finished_first() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
+def _open(job: Job, scale: Scale, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
     listener = Listener(
         job.asr, seconds=job.asr_seconds, device=job.options.device, threads=job.options.threads
     )
-    wanted = [clip.path for clip in clips if not clip.error]
+    wanted = [clip.path for clip in clips]
     with_text = sum(map(texts.has, wanted))
     # What was asked for must work, whether a clip turns out to need it or not.
     listens = (listener.is_explicit or with_text < len(wanted)) and listener.prepare()
-    model = open_model(job.engine, bundle=job.bundle, options=job.options)
+    options = replace(job.options, threads=scale.threads)
+    model = open_model(job.engine, bundle=job.bundle, options=options)
     scorer = ClipScorer(
         model,
         max_fps=job.max_fps,
@@ -183,7 +270,10 @@ def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
         listener=listener,
         limits=job.limits,
     )
-    scorer.prepare(text=with_text > 0 or listens)
+    if not scale.workers and len(clips) > 1:
+        # So that a damaged file is found before the first clip. With workers engines are opened while these
+        # start, and for a single clip while it is decoded.
+        scorer.try_prepare(text=with_text > 0 or listens)
     if job.transcripts is not None and with_text < len(wanted):
         _log.warning(
             "%d of %d clips have no transcript in %s (NAME.txt, .vtt or .srt)",
@@ -196,18 +286,6 @@ def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
     if scorer.untrained:
         _log.warning("%s is untrained: its scores mean nothing", job.engine)
     return scorer
-
-
-def _score(job: Job, scorer: ClipScorer | None, clip: ClipInput, texts: Transcripts) -> Outcome:
-    name = str(clip.path)
-    if scorer is None or clip.error:
-        return ClipFailure(name, clip.error)
-    try:
-        return scorer.score(clip.path, texts.read(clip.path))
-    except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
-        if job.debug:
-            _log.debug("%s", name, exc_info=True)
-        return ClipFailure.from_error(name, error)
 
 
 def _require_writable(out: Path) -> None:

@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +21,7 @@ from taemi_runtime.bundle import Bundle
 from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.engine_choice import (
     PRECISIONS,
+    best_file,
     facts_of,
     is_plan,
     open_best,
@@ -48,6 +52,7 @@ class LoadedModel:
         options: How engines are opened.
         open_graph: Opens the engine of a graph by name.
         read_asset: Reads a further file of the model by name.
+        find_digest: Returns the SHA-256 of the file that runs a graph, which need not be opened for it.
     """
 
     def __init__(
@@ -57,14 +62,17 @@ class LoadedModel:
         options: EngineOptions,
         open_graph: Callable[[str], Engine],
         read_asset: Callable[[str], bytes],
+        find_digest: Callable[[str], str],
     ) -> None:
         self.path = path
         self.manifest = manifest
         self.options = options
         self._open_graph = open_graph
         self._read_asset = read_asset
+        self._find_digest = find_digest
         self._engines: dict[str, Engine] = {}
-        self._opening = threading.Lock()
+        self._opening = {graph: threading.Lock() for graph in manifest.graphs}
+        self._refusals: list[TaemiError] = []
 
     def engine(self, graph: str) -> Engine:
         """Return the engine of a graph, opened on first use and kept until the model is closed.
@@ -79,13 +87,27 @@ class LoadedModel:
                 f"it has {', '.join(self.manifest.graphs)}",
                 "Export the whole model: taemi-export onnx CKPT",
             )
-        # Threads that share a model share its engines: each is opened by the first that asks.
-        with self._opening:
+        # Threads that share a model share its engines: each is opened by the first that asks, and several
+        # at a time.
+        with self._opening[graph]:
             if graph not in self._engines:
-                engine = self._engines[graph] = self._open_graph(graph)
+                try:
+                    engine = self._open_graph(graph)
+                except TaemiError as error:
+                    self._refusals.append(error)
+                    raise
+                self._engines[graph] = engine
                 if graph == next(iter(self.manifest.graphs)):
                     _announce(engine)
             return self._engines[graph]
+
+    def refused(self, error: Exception) -> bool:
+        """Return whether an error came of opening an engine: that is no clip's failure, but the model's."""
+        return any(error is refusal for refusal in self._refusals)
+
+    def is_open(self, graph: str) -> bool:
+        """Return whether the engine of a graph is opened already."""
+        return graph in self._engines
 
     def asset(self, name: str) -> bytes:
         """Return the bytes of a further file, e.g. a tokenizer.
@@ -94,6 +116,23 @@ class LoadedModel:
             BundleError: There is no such file, or it is damaged.
         """
         return self._read_asset(name)
+
+    def digest(self) -> str:
+        """Return a SHA-256 of everything that scores depend on: every graph's engine file, and preprocessing.
+
+        Raises:
+            BundleError: No engine file of a graph runs here.
+        """
+        facts = {
+            "graphs": {graph: self._find_digest(graph) for graph in self.manifest.graphs},
+            "preprocessing": self.manifest.preprocessing,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def stop(self, threads: Collection[int]) -> None:
+        """Make the calls that some threads are in fail soon; see ``Engine.stop``."""
+        for engine in list(self._engines.values()):
+            engine.stop(threads)
 
     def close(self) -> None:
         """Close every engine; closing twice does nothing."""
@@ -185,7 +224,12 @@ def _from_bundle(
             return open_file(bundle, override[1].name, override[1], spec, options, override[2])
         return open_best(bundle, graph, options, prefer)
 
-    return LoadedModel(path, bundle.manifest, options, open_graph, bundle.read)
+    def find_digest(graph: str) -> str:
+        if override is not None and override[0] == graph:
+            return file_sha256(override[1])
+        return bundle.manifest.files[best_file(bundle, graph, options, prefer)].sha256
+
+    return LoadedModel(path, bundle.manifest, options, open_graph, bundle.read, find_digest)
 
 
 def _from_file(path: Path, folder: Path | None, options: EngineOptions) -> LoadedModel:
@@ -270,7 +314,8 @@ def _from_checkpoint(path: Path, kind: Any, options: EngineOptions) -> LoadedMod
             )
         return bytes(assets[name])
 
-    return LoadedModel(path, manifest, options, open_graph, read_asset)
+    whole = functools.cache(lambda: file_sha256(path))
+    return LoadedModel(path, manifest, options, open_graph, read_asset, lambda graph: whole())
 
 
 def _refusal(path: Path) -> TaemiError:

@@ -7,6 +7,8 @@ as the model takes, and memory does not grow with the clip's length.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +35,11 @@ from taemi_runtime.opening import (
 )
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.remarks import tell_damage, tell_what_is_left_out
-from taemi_runtime.sound import AudioTrack
+from taemi_runtime.sound import AudioTrack, silence_bad_samples
 from taemi_runtime.tracks import Track, VideoTrack
+
+Watch = Callable[[AudioTrack | str, VideoTrack | str], None]
+"""Is shown a clip's tracks while they are read, or why there is none of a kind."""
 
 # A file that ends this long before it says it does is reported as broken off, in seconds.
 _BROKEN_OFF_S = 0.5
@@ -83,6 +88,7 @@ def read_clip(
     vision: bool = True,
     detector: FaceDetector | None = None,
     limits: DecodeLimits | None = None,
+    watch: Watch | None = None,
 ) -> Clip:
     """Read the beginning of a clip.
 
@@ -94,6 +100,8 @@ def read_clip(
         detector: What finds faces, opened once for many clips; the one that ``preprocessing`` names
             when ``None``.
         limits: What the file may ask for; the defaults of [DecodeLimits][] when ``None``.
+        watch: Is shown the tracks when they are found and after every packet, so that what is there already
+            can be used; what it raises ends the reading.
 
     Returns:
         The clip. A track that is missing or holds nothing that can be decoded leaves its part ``None``
@@ -117,7 +125,8 @@ def read_clip(
             if vision:
                 sight = _video_track(container, preprocessing, detector, limits)
             tracks: list[Track] = [track for track in (sound, sight) if isinstance(track, Track)]
-            warnings = _read(container, tracks, limits, riff_share(path))
+            look = functools.partial(watch, sound, sight) if watch is not None else _look_at_nothing
+            warnings = _read(container, tracks, limits, riff_share(path), look)
             seconds = (container.duration or 0) / av.time_base
     except LimitExceeded as exceeded:
         raise refusal(path, exceeded.found, exceeded.fix) from exceeded
@@ -132,7 +141,7 @@ def read_clip(
         reasons = [_why(track) for track in tracks]
         raise refusal(path, "; ".join([*reasons, *warnings]))
     if waveform is not None:
-        warnings += _silence_bad_samples(waveform)
+        warnings += silence_bad_samples(waveform)
     warnings += tell_what_is_left_out(sound, sight)
     return Clip(
         path=path,
@@ -208,7 +217,17 @@ def _video_track(
     return VideoTrack(stream, preprocessing.vision, _start_s(container), detector, limits)
 
 
-def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits, share: float) -> list[str]:
+def _look_at_nothing() -> None:
+    """Stand in for a watcher where there is none."""
+
+
+def _read(
+    container: InputContainer,
+    tracks: list[Track],
+    limits: DecodeLimits,
+    share: float,
+    look: Callable[[], None],
+) -> list[str]:
     """Feed the tracks until all are full or the file ends, and say what was wrong with it.
 
     Args:
@@ -216,6 +235,7 @@ def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits, 
         tracks: What is read of it.
         limits: How long reading may take and the file may be.
         share: How much of the file is there, in (0, 1], as far as its header says.
+        look: Is called before the first packet and after each.
 
     Raises:
         LimitExceeded: It takes too long, or the file holds more than its header claimed.
@@ -228,6 +248,7 @@ def _read(container: InputContainer, tracks: list[Track], limits: DecodeLimits, 
     packets = container.demux(*(container.streams[index] for index in by_index))
     while not all(track.truncated for track in tracks):
         broken = ""
+        look()
         deadline.check()
         try:
             packet = next(packets, None)
@@ -290,12 +311,3 @@ def _why(track: Track | str) -> str:
     if isinstance(track, VideoTrack) and track.taken:
         return f"no face was found in any of {track.taken} frames" if track.taken > 1 else "no face was found"
     return f"nothing of the {track.name} can be decoded"
-
-
-def _silence_bad_samples(waveform: npt.NDArray[np.float32]) -> list[str]:
-    """Replace NaN and infinite samples, which float formats can hold, by silence in place."""
-    bad = ~np.isfinite(waveform)
-    if not bad.any():
-        return []
-    waveform[bad] = 0.0
-    return [f"{int(bad.sum())} samples of the audio track are NaN or infinite and count as silence"]

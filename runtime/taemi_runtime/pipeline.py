@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,20 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.asr.listener import Listener
+from taemi_runtime.batching import DecodedClip, encode_together, score_together
+from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
 from taemi_runtime.decoding import ClipDecoder
-from taemi_runtime.encoding import ClipEncoder, ClipFeatures, is_said
-from taemi_runtime.errors import EngineError
+from taemi_runtime.encoding import ClipEncoder, ClipFeatures
+from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.faces.choice import describe_difference, open_detector
+from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import LoadedModel
-from taemi_runtime.many import score_many
 from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import FACES_NONE
 from taemi_runtime.remarks import tell_nothing, tell_several
 from taemi_runtime.results import ClipFailure, ClipResult, Timings
-from taemi_runtime.spec import Array
+from taemi_runtime.streaming import stream_clip
 from taemi_runtime.transcripts import Transcript
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
 
@@ -63,6 +68,7 @@ class ClipScorer:
         self.model = model
         self.limits = limits or DecodeLimits()
         self.listener = listener or Listener()
+        self._listening = threading.Lock()
         self.clip_scores = clip_scores
         self.preprocessing = read_preprocessing(model.manifest, model.path)
         if max_fps is not None:
@@ -76,7 +82,7 @@ class ClipScorer:
             self.preprocessing, vision=replace(self.preprocessing.vision, faces=used)
         )
         self.decoder = ClipDecoder(self.preprocessing, faces, self.limits)
-        self._encoder = ClipEncoder(model, self.preprocessing)
+        self.encoder = ClipEncoder(model, self.preprocessing)
         outputs = model.manifest.graphs[FUSION].outputs
         self.labels = next(item.labels for item in outputs if item.name == SCORES)
 
@@ -97,7 +103,24 @@ class ClipScorer:
         for graph in (FUSION, "audio", "vision"):
             self.model.engine(graph)
         if text:
-            self._encoder.text_parts()
+            self.encoder.text_parts()
+
+    def try_prepare(self, *, text: bool = True) -> None:
+        """Open the engines now as [ClipScorer.prepare][] does, but go on without an encoder, and say so.
+
+        The clips that need it fail one by one; the others have their scores.
+
+        Args:
+            text: Whether the text encoder is needed, too.
+
+        Raises:
+            TaemiError: The fusion engine cannot be opened.
+        """
+        self.model.engine(FUSION)
+        try:
+            self.prepare(text=text)
+        except TaemiError as error:
+            _log.error("%s", error)
 
     def predict(self, path: str | PathLike[str], transcript: str | Transcript | None = None) -> ClipResult:
         """Score one clip.
@@ -121,14 +144,20 @@ class ClipScorer:
         self,
         paths: Iterable[str | PathLike[str]],
         transcripts: Mapping[str, str] | str | PathLike[str] | None = None,
+        *,
+        workers: int = 0,
+        batch: int = 0,
     ) -> Iterator[ClipResult | ClipFailure]:
-        """Score clips one after the other, each as soon as the one before was taken.
+        """Score clips: one after the other, each as soon as the one before was taken, or many at a time.
 
         Args:
-            paths: The clips; folders and patterns are not searched.
+            paths: The clips; folders and patterns are not searched. With workers they are taken ahead, from
+                another thread.
             transcripts: What is said in them: a mapping from path to text, or
                 a folder of NAME.txt, NAME.vtt and NAME.srt. Clips that are not there are treated as
                 ``predict`` treats ``None``.
+            workers: How many processes decode; with 0 clips are decoded here, one at a time.
+            batch: How many clips are scored together at most, with workers; 0 leaves it to the machine.
 
         Returns:
             For each path in order its result, or its [ClipFailure][]: one bad clip never ends the rest.
@@ -137,7 +166,13 @@ class ClipScorer:
             UsageError: ``paths`` is one path, or the folder of transcripts does not exist.
             TaemiError: The engines, or the recogniser that was asked for, cannot be opened.
         """
-        return score_many(self, paths, transcripts)
+        from taemi_runtime.many import score_many
+        from taemi_runtime.scale import choose_scale
+
+        on_cpu = runs_on_cpu(self.model.options.device)
+        threads = self.model.options.threads
+        scale = choose_scale(None, workers=workers, batch=batch or None, threads=threads, on_cpu=on_cpu)
+        return score_many(self, paths, transcripts, scale)
 
     def score(
         self,
@@ -159,14 +194,11 @@ class ClipScorer:
             MediaError: The file is not readable media.
             EngineError: An engine or the recogniser failed, or scores are not finite.
         """
-        said = Transcript.given(transcript, transcript_source)
-        # Loading is no part of the timings; where a recogniser may find words, the text encoder is needed.
-        self.prepare(text=is_said(said.text) or (said.text is None and self.listener.prepare()))
-        start = time.perf_counter()
-        features = self.features(path, said)
-        with _timed(features.spent_ms, "fusion"):
+        clock = Clock()
+        features = stream_clip(self, path, Transcript.given(transcript, transcript_source), clock)
+        with clock.stage("fusion"):
             scores = self.fuse(features)
-        return self.conclude(str(path), features, scores, (time.perf_counter() - start) * 1e3)
+        return self.conclude(str(path), features, scores, clock.total_ms())
 
     def conclude(
         self, name: str, features: ClipFeatures, scores: npt.NDArray[np.float32], total_ms: float
@@ -207,8 +239,7 @@ class ClipScorer:
         transcript_source: str = "given",
     ) -> ClipFeatures:
         """Decode and encode one clip; arguments and errors as for [ClipScorer.score][]."""
-        clip, decode_ms = self.decoder.decode(path)
-        return self.encode(clip, Transcript.given(transcript, transcript_source), decode_ms)
+        return stream_clip(self, path, Transcript.given(transcript, transcript_source), Clock())
 
     def encode(self, clip: Clip, said: Transcript, decode_ms: float = 0.0) -> ClipFeatures:
         """Encode a clip that is decoded.
@@ -222,21 +253,30 @@ class ClipScorer:
             MediaError: The file can no longer be read where the recogniser has to listen to it.
             EngineError: An engine or the recogniser failed.
         """
-        spent_ms = {"decode": decode_ms}
-        feeds: dict[str, Array] = {}
-        with _timed(spent_ms, "audio"):
-            audio = self._encoder.audio(clip, feeds)
-        with _timed(spent_ms, "vision"):
-            vision = self._encoder.vision(clip, feeds)
-        if said.text is None:
-            with _timed(spent_ms, "asr"):
-                said = self.listener.hear(clip.path, self.preprocessing.text.speech, self.limits)
-        with _timed(spent_ms, "text"):
-            text = self._encoder.text(said, feeds)
-            cut = self._encoder.tell_cut(text)
-        flags = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
-        feeds[PRESENT] = flags
-        return ClipFeatures(clip, feeds, audio, vision, text, spent_ms, said.warnings + cut)
+        (found,) = encode_together(self, [DecodedClip(clip, said, decode_ms=decode_ms)])
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def hear(self, path: str | PathLike[str]) -> Transcript:
+        """Transcribe a clip that has no transcript; threads take turns."""
+        with self._listening:
+            return self.listener.hear(Path(path), self.preprocessing.text.speech, self.limits)
+
+    def score_batch(self, clips: Sequence[DecodedClip]) -> list[ClipResult | ClipFailure]:
+        """Score clips that are decoded, in shared calls where that changes no result.
+
+        Float graphs take several clips a call: shorter ones are filled up behind their masks, which moves
+        scores by less than 1e-5. Integer graphs take one, since their rounding depends on a whole call.
+
+        Args:
+            clips: The clips.
+
+        Returns:
+            For each in order its result, or its failure: one bad clip never takes the others with it. In
+            its timings a clip has its share of each call, and ``total`` is their sum.
+        """
+        return score_together(self, clips)
 
     def fuse(
         self, features: ClipFeatures, present: npt.NDArray[np.bool_] | None = None
@@ -278,10 +318,3 @@ class ClipScorer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def _timed(spent_ms: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    spent_ms[stage] = (time.perf_counter() - start) * 1e3

@@ -72,7 +72,12 @@ class TextUse:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the time went, in milliseconds; loading the engines is not part of it."""
+    """How long each stage was busy, in milliseconds; opening engines is part of none.
+
+    Stages run beside one another: they may add up to more than ``total``, which is wall clock, less the time
+    in which nothing was done but opening engines. In a batch a clip has its share of each shared call, and
+    ``total`` is the sum.
+    """
 
     decode: float = 0.0
     audio: float = 0.0
@@ -98,6 +103,7 @@ class ClipResult:
         timings_ms: Where the time went.
         untrained: Whether the weights are random, so that the scores mean nothing.
         warnings: What is worth knowing about the clip.
+        key: What the scores depend on, where it is recorded; see ``taemi_runtime.resume``.
     """
 
     clip: str
@@ -110,6 +116,7 @@ class ClipResult:
     timings_ms: Timings
     untrained: bool = False
     warnings: tuple[str, ...] = field(default=())
+    key: dict[str, Any] | None = field(default=None)
 
     @property
     def missing(self) -> list[str]:
@@ -167,6 +174,8 @@ class ClipResult:
             found["untrained"] = True
         if self.warnings:
             found["warnings"] = list(self.warnings)
+        if self.key is not None:
+            found["key"] = self.key
         return found
 
 

@@ -61,6 +61,10 @@ class AudioTrack(Track):
             self._resample(None)
         return np.concatenate(self._parts) if self.heard and self._parts else None
 
+    def whole(self) -> npt.NDArray[np.float32] | None:
+        """Return a copy of what ``waveform`` will give, once nothing that comes can change it."""
+        return np.concatenate(self._parts) if self._room == 0 and self.heard else None
+
     def drain(self) -> npt.NDArray[np.float32]:
         """Return [samples] that came since the last call, and forget them."""
         parts, self._parts = self._parts, []
@@ -123,3 +127,12 @@ class AudioTrack(Track):
             self._room -= part.size
             self.heard = self.heard or part.size > 0
             self._parts.append(part)
+
+
+def silence_bad_samples(waveform: npt.NDArray[np.float32]) -> list[str]:
+    """Replace NaN and infinite samples, which float formats can hold, by silence in place, and say so."""
+    bad = ~np.isfinite(waveform)
+    if not bad.any():
+        return []
+    waveform[bad] = 0.0
+    return [f"{int(bad.sum())} samples of the audio track are NaN or infinite and count as silence"]

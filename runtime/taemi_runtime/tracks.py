@@ -132,7 +132,9 @@ class VideoTrack(Track):
         self._limits = limits or DecodeLimits()
         # FFmpeg refuses larger frames before it allocates them.
         stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
-        stream.thread_type = "AUTO"
+        # One thread: with several a damaged picture is patched from whatever the others have ready by then,
+        # so that one file gave other pictures from run to run and from machine to machine.
+        stream.codec_context.thread_count = 1
         self._stream = stream
         self._preprocessing = preprocessing
         self._frame_s = 1 / float(stream.average_rate or _USUAL_FPS)
@@ -153,6 +155,11 @@ class VideoTrack(Track):
         if self.crops is not None:
             self._kept += map(self._small, self.crops.finish())
         return np.stack(self._kept) if self._kept else None
+
+    def part(self, start: int, count: int) -> npt.NDArray[np.uint8] | None:
+        """Return ``count`` of what ``frames`` will give, from ``start`` on; ``None`` until they are there."""
+        ready = self._kept[start : start + count]
+        return np.stack(ready) if len(ready) == count else None
 
     @property
     def seconds(self) -> float:

@@ -394,7 +394,7 @@ def start(*arguments):
 def test_ctrl_c_leaves_whole_lines_and_exit_code_130(bundle, clips, tmp_path):
     for index in range(200):
         (tmp_path / f"{index:03}.mp4").hardlink_to(clips.both)
-    process = start(tmp_path, "--engine", bundle.folder, "--format", "jsonl", "--quiet")
+    process = start(tmp_path, "--engine", bundle.folder, "--format", "jsonl", "--ordered", "--quiet")
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
     rest, err = process.communicate(timeout=60)

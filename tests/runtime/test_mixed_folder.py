@@ -175,7 +175,7 @@ def outcome(bundle, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str],
 def test_all_are_done_and_the_exit_code_says_that_some_failed(outcome) -> None:
     done, found, place = outcome
     assert done.returncode == 1, done.stderr
-    assert list(found) == sorted(CASES)
+    assert sorted(found) == sorted(CASES)
     assert "Traceback" not in done.stderr
     assert "defect" not in done.stdout + done.stderr
     # ONNX Runtime leaves its own file there when it is imported, one for all processes.

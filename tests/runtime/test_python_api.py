@@ -13,26 +13,32 @@ import taemi
 import taemi_runtime
 from taemi_runtime.errors import MediaError, UsageError
 
-PAGE = Path(__file__).parents[2] / "docs" / "python.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLES = [
+    code
+    for page in ("python.md", "many-clips.md")
+    for code in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
-def test_every_example_of_the_page_runs(code, bundle, clips, tmp_path, monkeypatch, capsys):
+def test_every_example_of_the_pages_runs(code, bundle, clips, tmp_path, monkeypatch, capsys):
     shutil.copytree(bundle.folder, tmp_path / "ckpt.taemi")
     shutil.copy(clips.both, tmp_path / "clip.mp4")
     shutil.copy(clips.broken, tmp_path / "broken.mp4")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "clip.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nI won\n")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(PAGE), "exec"), {})
+    exec(compile(code, "a page of docs", "exec"), {})
     shown = capsys.readouterr().out
-    if "broken.mp4" in code:
+    if "workers" in code:
+        assert shown == "clip.mp4 True\nbroken.mp4 False\n"
+    elif "broken.mp4" in code:
         assert re.match(r"clip\.mp4 \{'Admiration': .*\}\nbroken\.mp4 failed: cannot read broken", shown)
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 5
 
 
 def test_predict_is_what_the_page_says(bundle, clips):
@@ -79,6 +85,20 @@ def test_misuse_is_refused_at_the_call(bundle, clips):
             scorer.predict_many(str(clips.both))
         with pytest.raises(UsageError, match="there is no such folder"):
             scorer.predict_many([clips.both], transcripts="nowhere")
+
+
+def test_workers_give_the_same_outcomes_in_the_same_order(bundle, clips):
+    paths = [clips.both, clips.broken, clips.second, "nowhere.mp4", clips.silent] * 2
+    with taemi.load(bundle.folder, device="cpu", asr="none", clip_scores=False) as scorer:
+        alone = list(scorer.predict_many(paths))
+        found = list(scorer.predict_many(paths, workers=2, batch=3))
+    assert [outcome.clip for outcome in found] == [outcome.clip for outcome in alone]
+    for one, other in zip(found, alone, strict=True):
+        if isinstance(other, taemi.ClipFailure):
+            assert one == other
+        else:
+            scores = [list(item.intensities.values()) for item in (one, other)]
+            np.testing.assert_allclose(*scores, atol=1e-5)
 
 
 def test_outcomes_come_one_by_one(bundle, clips):

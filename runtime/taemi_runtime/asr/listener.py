@@ -80,6 +80,12 @@ class Listener:
             _log.info("transcripts by %s, model %s", self._recogniser.name, self._recogniser.model)
         return self._recogniser is not None
 
+    def describe(self) -> str:
+        """Return what listens and for how long, e.g. ``faster-whisper small.en 60 s``, or ``none``."""
+        if not self.prepare() or self._recogniser is None:
+            return NONE
+        return f"{self._recogniser.name} {self._recogniser.model} {self._seconds:g} s"
+
     def hear(self, clip: Path, gate: SpeechGate, limits: DecodeLimits | None = None) -> Transcript:
         """Transcribe a clip.
 

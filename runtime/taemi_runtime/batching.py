@@ -1,0 +1,283 @@
+"""Several clips in shared calls: encoded together where that changes no result, fused together, told apart.
+
+What one clip breaks is run again clip by clip, so that its error is its own and the others have their scores.
+Integer graphs take the range of a whole call for their quantisation: there clips are never put together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from taemi_runtime.calls import chunks, join_rows, most_rows, run_together
+from taemi_runtime.contract import FUSION, SCORES
+from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, ClipFeatures, Encoded, in_calls, is_said
+from taemi_runtime.errors import EngineError, TaemiError
+from taemi_runtime.media import Clip
+from taemi_runtime.results import ClipFailure, ClipResult
+from taemi_runtime.spec import Array
+from taemi_runtime.transcripts import Transcript
+
+if TYPE_CHECKING:
+    from taemi_runtime.pipeline import ClipScorer
+
+Found = TypeVar("Found")
+
+# Waveforms share a call when the shortest has at least this share of the longest one's samples: what fills it
+# up is computed for nothing.
+_SHORTEST = 0.8
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """A clip that is decoded, with what is said in it.
+
+    Args:
+        clip: What was decoded.
+        said: Its transcript; one without text leaves it to the recogniser.
+        name: The clip as it was named; its path when empty.
+        decode_ms: How long decoding took, in milliseconds.
+    """
+
+    clip: Clip
+    said: Transcript = field(default_factory=Transcript)
+    name: str = ""
+    decode_ms: float = 0.0
+
+
+def score_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[ClipResult | ClipFailure]:
+    """Score decoded clips; see ``ClipScorer.score_batch``."""
+    encoded = encode_together(scorer, clips)
+    whole = [item for item in encoded if isinstance(item, ClipFeatures)]
+    start = time.perf_counter()
+    scores = iter(fuse_together(scorer, whole))
+    share_ms = (time.perf_counter() - start) * 1e3 / max(1, len(whole))
+    outcomes: list[ClipResult | ClipFailure] = []
+    for given, item in zip(clips, encoded, strict=True):
+        name = given.name or str(given.clip.path)
+        found = next(scores) if isinstance(item, ClipFeatures) else item
+        if isinstance(item, ClipFeatures) and not isinstance(found, Exception):
+            item.spent_ms["fusion"] = share_ms
+            outcomes.append(scorer.conclude(name, item, found, sum(item.spent_ms.values())))
+        elif isinstance(found, Exception):
+            outcomes.append(ClipFailure.from_error(name, found))
+    return outcomes
+
+
+def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[ClipFeatures | Exception]:
+    """Encode decoded clips.
+
+    Returns:
+        For each clip its features, or what went wrong with it.
+    """
+    encoder = scorer.encoder
+    work = [_Work(item, item.said, {"decode": item.decode_ms}) for item in clips]
+    for item in work:
+        if item.said.text is None:
+            start = time.perf_counter()
+            try:
+                item.said = scorer.hear(item.given.clip.path)
+            except Exception as error:  # this clip's failure, whatever it is
+                item.error = error
+            item.spent_ms["asr"] = (time.perf_counter() - start) * 1e3
+    for graph, encode, needs_it in _ENCODERS:
+        some = [item for item in work if item.error is None and needs_it(item)]
+        try:
+            most = most_rows(scorer.model.engine(graph)) if some else 0
+        except TaemiError as error:  # it cannot be opened: the failure of every clip that needs it
+            for item in some:
+                item.error = error
+            continue
+        if some:
+            encode(encoder, scorer, some, most)
+    return [item.error or _conclude(encoder, item) for item in work]
+
+
+def fuse_together(
+    scorer: ClipScorer, clips: Sequence[ClipFeatures]
+) -> list[npt.NDArray[np.float32] | Exception]:
+    """Score encoded clips in as few calls of the fusion graph as it takes.
+
+    Returns:
+        For each clip [outputs] float32, not clipped, or what went wrong with it.
+    """
+    engine = scorer.model.engine(FUSION)
+
+    def fuse(some: Sequence[ClipFeatures]) -> list[npt.NDArray[np.float32]]:
+        if len(some) == 1:
+            return [scorer.fuse(some[0])]
+        feeds = {
+            item.name: join_rows([clip.inputs[item.name] for clip in some]) for item in engine.spec.inputs
+        }
+        scores = engine.run(feeds)[SCORES]
+        if not np.isfinite(scores).all():
+            raise EngineError("cannot use the scores of a batch", "some are not finite")  # each is run alone
+        return list(scores)
+
+    found: list[npt.NDArray[np.float32] | Exception] = []
+    for group in chunks(clips, most_rows(engine)):
+        found += run_together(fuse, group)
+    return found
+
+
+@dataclass
+class _Work:
+    """A clip on its way through the encoders."""
+
+    given: DecodedClip
+    said: Transcript
+    spent_ms: dict[str, float]
+    error: Exception | None = None
+    heard: Encoded | None = None
+    seen: list[Array] = field(default_factory=list)
+    read: Encoded | None = None
+
+    @property
+    def has_sound(self) -> bool:
+        waveform = self.given.clip.waveform
+        return waveform is not None and waveform.size > 0
+
+    @property
+    def has_pictures(self) -> bool:
+        frames = self.given.clip.frames
+        return frames is not None and len(frames) > 0
+
+    @property
+    def has_text(self) -> bool:
+        return is_said(self.said.text)
+
+
+def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
+    def hear(some: Sequence[_Work]) -> list[Encoded]:
+        return encoder.hear(
+            [item.given.clip.waveform for item in some if item.given.clip.waveform is not None]
+        )
+
+    ordered = sorted(work, key=_samples)
+    fixed = scorer.preprocessing.audio.padded_samples is not None
+    for group in _near(ordered, most, fixed=fixed):
+        for item, found in zip(group, _timed("audio", hear, group), strict=True):
+            if isinstance(found, Exception):
+                item.error = found
+            else:
+                item.heard = found
+
+
+def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
+    """Encode frames: whole calls clip by clip, as alone; what is left of several clips shares calls."""
+
+    def see(some: Sequence[_Work]) -> list[Array]:
+        rests = [_rest(item) for item in some]
+        features = encoder.see(np.concatenate(rests) if len(rests) > 1 else rests[0])
+        return list(np.split(features, np.cumsum([len(rest) for rest in rests])[:-1]))
+
+    del scorer
+    for item in work:
+        start = time.perf_counter()
+        frames = _frames(item)
+        try:
+            item.seen = [encoder.see(part) for part in in_calls(frames[: len(frames) - len(_rest(item))])]
+        except Exception as error:  # this clip's failure, whatever it is
+            item.error = error
+        item.spent_ms["vision"] = (time.perf_counter() - start) * 1e3
+    left = [item for item in work if item.error is None and len(_rest(item))]
+    for group in [[item] for item in left] if most == 1 else _fill(left):
+        for item, found in zip(group, _timed("vision", see, group), strict=True):
+            if isinstance(found, Exception):
+                item.error = found
+            else:
+                item.seen.append(found)
+
+
+def _encode_text(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
+    def read(some: Sequence[_Work]) -> list[Encoded]:
+        return encoder.read([item.said.text or "" for item in some])
+
+    del scorer
+    for group in chunks(work, most):
+        for item, found in zip(group, _timed("text", read, group), strict=True):
+            if isinstance(found, Exception):
+                item.error = found
+            else:
+                item.read = found
+
+
+_ENCODERS: tuple[
+    tuple[str, Callable[[ClipEncoder, ClipScorer, list[_Work], int], None], Callable[[_Work], bool]], ...
+] = (
+    ("audio", _encode_sound, lambda item: item.has_sound),
+    ("vision", _encode_pictures, lambda item: item.has_pictures),
+    ("text", _encode_text, lambda item: item.has_text),
+)
+
+
+def _conclude(encoder: ClipEncoder, item: _Work) -> ClipFeatures | Exception:
+    try:
+        return encoder.gather(
+            item.given.clip,
+            item.said,
+            (item.heard, np.concatenate(item.seen) if item.seen else None, item.read),
+            item.spent_ms,
+        )
+    except Exception as error:  # this clip's failure, whatever it is
+        return error
+
+
+def _timed(
+    stage: str, run: Callable[[Sequence[_Work]], Sequence[Found]], group: list[_Work]
+) -> list[Found | Exception]:
+    """Run a group and share its time out evenly."""
+    start = time.perf_counter()
+    found = run_together(run, group)
+    for item in group:
+        share_ms = (time.perf_counter() - start) * 1e3 / len(group)
+        item.spent_ms[stage] = item.spent_ms.get(stage, 0.0) + share_ms
+    return found
+
+
+def _near(ordered: list[_Work], most: int, *, fixed: bool) -> Iterator[list[_Work]]:
+    """Cut clips in order of their samples into groups of nearly the same length."""
+    group: list[_Work] = []
+    for item in ordered:
+        # The shortest of a group comes first.
+        far = bool(group) and not fixed and _samples(group[0]) < _SHORTEST * _samples(item)
+        if far or len(group) == most:
+            yield group
+            group = []
+        group.append(item)
+    yield group
+
+
+def _fill(work: list[_Work]) -> list[list[_Work]]:
+    """Group clips so that what is left of their frames fits into one call, the most first."""
+    groups: list[list[_Work]] = []
+    for item in sorted(work, key=lambda item: -len(_rest(item))):
+        for group in groups:
+            if sum(len(_rest(one)) for one in [*group, item]) <= FRAMES_A_CALL:
+                group.append(item)
+                break
+        else:
+            groups.append([item])
+    return groups
+
+
+def _samples(item: _Work) -> int:
+    waveform = item.given.clip.waveform
+    return 0 if waveform is None else waveform.size
+
+
+def _frames(item: _Work) -> Array:
+    frames = item.given.clip.frames
+    assert frames is not None  # only clips with frames come here
+    return frames
+
+
+def _rest(item: _Work) -> Array:
+    """Return the frames after the last whole call."""
+    frames = _frames(item)
+    return frames[len(frames) // FRAMES_A_CALL * FRAMES_A_CALL :]
