@@ -105,6 +105,10 @@ class _Run:
         self._ready: queue.SimpleQueue[Read | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Scored | Exception | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
+        self._lanes = [
+            threading.Thread(target=self._score, args=(number,), name=f"taemi-score-{number}", daemon=True)
+            for number in range(scale.lanes)
+        ]
         self._pool = DecodePool(
             scorer.decoder,
             self._tasks(requests),
@@ -113,10 +117,6 @@ class _Run:
             ahead=scale.lanes * scale.batch,
             digests=digests,
         )
-        self._lanes = [
-            threading.Thread(target=self._score, args=(number,), name=f"taemi-score-{number}", daemon=True)
-            for number in range(scale.lanes)
-        ]
         # Who leaves without reading on must not take engines away under a lane.
         atexit.register(self.close)
         for lane in self._lanes:

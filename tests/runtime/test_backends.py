@@ -226,3 +226,11 @@ def test_the_library_is_silent_on_both_streams(graph, capfd):
         arrays = draw_inputs(fusion_spec())
         assert np.isfinite(engine.run(arrays)["intensities"]).all()
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_that_wait_do_not_take_the_cores_from_others(tmp_path):
+    path = tmp_path / "fusion.onnx"
+    onnx.save(fusion_model(), path)
+    with open_engine(path, fusion_spec(), EngineOptions(device="cpu", threads=2)) as engine:
+        options = engine._session.get_session_options()
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

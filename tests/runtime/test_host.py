@@ -8,7 +8,7 @@ import pytest
 
 from taemi_runtime import host
 from taemi_runtime.errors import UsageError
-from taemi_runtime.host import cuda_driver, parse_device, usable_cores
+from taemi_runtime.host import CudaDriver, cuda_driver, parse_device, runs_on_cpu, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,17 @@ def test_devices_are_parsed(device, parsed):
 def test_unknown_devices_are_refused():
     with pytest.raises(UsageError, match="cannot use device 'tpu'"):
         parse_device("tpu")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_auto_ends_on_the_cpu_where_there_is_no_gpu(monkeypatch, there):
+    monkeypatch.setattr(host, "cuda_driver", lambda: CudaDriver("13.0", ("GPU",), "" if there else "none"))
+    assert [runs_on_cpu(device) for device in ("auto", "cpu", "cuda", "cuda:1")] == [
+        not there,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
