@@ -180,9 +180,12 @@ class VideoTrack(Track):
                 self._first_s = time_s
             self.taken += 1
             self._end_s = max(self._end_s, time_s + self._duration_s(frame))
-            upright = self._upright(frame)
-            ready = [upright] if self.crops is None else self.crops.add(time_s, upright)
-            self._kept += map(self._small, ready)
+            self._keep(time_s, self._upright(frame))
+
+    def _keep(self, time_s: float, upright: npt.NDArray[np.uint8]) -> None:
+        """Keep what is used of a frame: [rows, columns, 3] uint8."""
+        ready = [upright] if self.crops is None else self.crops.add(time_s, upright)
+        self._kept += map(self._small, ready)
 
     def _note_gap(self, frame: VideoFrame, time_s: float) -> None:
         # An edit list may begin the clip after its first packet, which is no loss.
