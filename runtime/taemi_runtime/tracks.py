@@ -130,9 +130,10 @@ class VideoTrack(Track):
     ) -> None:
         super().__init__("video track", stream.index, start_s)
         self._limits = limits or DecodeLimits()
-        # FFmpeg refuses larger frames before it allocates them.
-        stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
-        stream.thread_type = "AUTO"
+        if not stream.codec_context.is_open:
+            # FFmpeg refuses larger frames before it allocates them.
+            stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+            stream.thread_type = "AUTO"
         self._stream = stream
         self._preprocessing = preprocessing
         self._frame_s = 1 / float(stream.average_rate or _USUAL_FPS)

@@ -1,0 +1,73 @@
+"""Files as sources over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from taemi_runtime.decoding import ClipDecoder
+from taemi_runtime.limits import LimitExceeded
+from taemi_runtime.opening import open_media, refusal, riff_share, video_streams
+from taemi_runtime.over_time.events import Event
+from taemi_runtime.over_time.stream import MediaStream, Reading
+
+
+class Source(Protocol):
+    """Gives events.
+
+    Attributes:
+        name: What results and messages call it.
+        lead_s: How far ahead of its own pace it may run where it is played live, in seconds.
+    """
+
+    name: str
+    lead_s: float
+
+    def events(self, has_time: Callable[[], bool]) -> Iterator[Event]:
+        """Open the source and yield what it gives until it ends.
+
+        Args:
+            has_time: Asked before each frame is looked at; where it says no, the frame is left out.
+
+        Raises:
+            MediaError: It cannot be opened or read, or goes beyond a limit.
+        """
+
+
+class FileSource:
+    """A local media file, from its beginning to its end.
+
+    Args:
+        path: The file.
+        decoder: The detector, the limits and what the model takes.
+    """
+
+    lead_s = 0.0
+
+    def __init__(self, path: Path, decoder: ClipDecoder) -> None:
+        self.name = str(path)
+        self._path = path
+        self._decoder = decoder
+
+    def events(self, has_time: Callable[[], bool]) -> Iterator[Event]:
+        """Yield what the file holds.
+
+        Raises:
+            MediaError: It is no readable media, or goes beyond a limit.
+        """
+        decoder, path = self._decoder, self._path
+        try:
+            with open_media(path, decoder.limits) as container:
+                if not (container.streams.audio or video_streams(container)):
+                    raise refusal(path, "it has neither an audio nor a video track")
+                share = riff_share(path)
+                reading = Reading(
+                    decoder.preprocessing, decoder.detector, decoder.limits, share, has_time=has_time
+                )
+                stream = MediaStream(container, reading)
+                yield from stream
+                if not stream.decoded:
+                    raise refusal(path, "; ".join([*stream.reasons, *stream.lost]))
+        except LimitExceeded as exceeded:
+            raise refusal(path, exceeded.found, exceeded.fix) from exceeded

@@ -1,0 +1,158 @@
+"""Audio and video tracks that are read to their end and give what they decode piece by piece, with times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from av.audio.stream import AudioStream
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from taemi_runtime.faces.crops import Look
+from taemi_runtime.faces.finder import FaceDetector
+from taemi_runtime.limits import DecodeLimits
+from taemi_runtime.over_time.events import Sight, Sound, Unseen
+from taemi_runtime.preprocessing import AudioPreprocessing, VisionPreprocessing
+from taemi_runtime.sound import AudioTrack
+from taemi_runtime.tracks import VideoTrack
+
+# Longer and more than any source gives.
+_ENDLESS_S = 1e9
+_ENDLESS_FRAMES = 2**62
+
+
+class SoundTrack(AudioTrack):
+    """An audio track that gives all of its waveform; gaps are said, not filled.
+
+    Args:
+        stream: The stream of an open container.
+        preprocessing: The waveform's rate.
+        start_s: Where the stretch begins on the axis of the container's timestamps, in seconds.
+        claimed_s: The clip's length as its container says, in seconds; 0 where it does not.
+
+    Attributes:
+        bad: How many samples were NaN or infinite; they are given as silence.
+    """
+
+    def __init__(
+        self, stream: AudioStream, preprocessing: AudioPreprocessing, start_s: float, claimed_s: float = 0.0
+    ) -> None:
+        super().__init__(stream, replace(preprocessing, max_seconds=_ENDLESS_S), start_s, claimed_s)
+        self._ready: list[Sound] = []
+        self._given = 0
+        self.bad = 0
+        self._drained = False
+
+    @property
+    def given_s(self) -> float:
+        """How much of the waveform was given, gaps included, in seconds."""
+        return self._given / self._rate_hz
+
+    def take(self, packet: Packet[Stream] | None) -> None:
+        """Decode a packet; ``None`` is the end, which also empties the resampler."""
+        super().take(packet)
+        if packet is None and not self._drained:
+            self._resample(None)
+            self._drained = True
+
+    def give(self) -> list[Sound]:
+        """Return what came since the last call."""
+        self._collect()
+        ready, self._ready = self._ready, []
+        self._given += sum(piece.count for piece in ready)
+        return ready
+
+    def _collect(self) -> None:
+        for part in self._parts:
+            bad = ~np.isfinite(part)
+            if bad.any():
+                self.bad += int(bad.sum())
+                part[bad] = 0.0
+            self._ready.append(Sound(part.size, part))
+        self._parts = []
+
+    def _append_silence(self, seconds: float) -> None:
+        # As long as a source may be silent for: the zeros are never made.
+        self._resample(None)
+        self._resampler = self._source = None
+        self._collect()
+        self._ready.append(Sound(round(seconds * self._rate_hz), None))
+
+
+class SightTrack(VideoTrack):
+    """A video track that gives every frame of its sampling grid.
+
+    Args:
+        stream: The stream of an open container.
+        preprocessing: Size and rate of the frames.
+        start_s: Where the stretch begins on the axis of the container's timestamps, in seconds.
+        detector: What finds faces; ``None`` keeps whole frames.
+        limits: How large a frame may be.
+        has_time: Asked before a frame is looked at; where it says no, the frame is left out and said so.
+    """
+
+    def __init__(
+        self,
+        stream: VideoStream,
+        preprocessing: VisionPreprocessing,
+        start_s: float,
+        detector: FaceDetector | None,
+        limits: DecodeLimits,
+        has_time: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(
+            stream, replace(preprocessing, max_frames=_ENDLESS_FRAMES), start_s, detector, limits
+        )
+        self._has_time = has_time
+        self._ready: list[Sight | Unseen] = []
+        self._looked_s = -math.inf
+        fps = preprocessing.max_fps
+        self._lasts_s = max(self._frame_s, 1 / fps if fps is not None else 0.0)
+        self._finished = False
+
+    @property
+    def given_s(self) -> float:
+        """Every frame before this time was given, in seconds."""
+        waits_since_s = self.crops.waits_since_s if self.crops is not None else None
+        return self._looked_s if waits_since_s is None else waits_since_s
+
+    @property
+    def ends_s(self) -> float:
+        """The end of the last frame, in seconds."""
+        return self._end_s
+
+    def take(self, packet: Packet[Stream] | None) -> None:
+        """Decode a packet; ``None`` is the end, after which no frame waits any longer."""
+        super().take(packet)
+        if packet is None and self.crops is not None and not self._finished:
+            self._ready += map(self._sight, self.crops.finish_looking())
+            self._finished = True
+
+    def give(self) -> list[Sight | Unseen]:
+        """Return what came since the last call."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _is_due(self, time_s: float) -> bool:
+        self._looked_s = max(self._looked_s, time_s)
+        if not super()._is_due(time_s):
+            return False
+        if self._has_time():
+            return True
+        self._ready.append(Unseen(time_s))
+        return False
+
+    def _keep(self, time_s: float, upright: npt.NDArray[np.uint8]) -> None:
+        looks = [Look(time_s, upright, several=False)]
+        if self.crops is not None:
+            looks = self.crops.look(time_s, upright)
+        self._ready += map(self._sight, looks)
+
+    def _sight(self, look: Look) -> Sight:
+        pixels = None if look.pixels is None else self._small(look.pixels)
+        return Sight(look.time_s, self._lasts_s, pixels, look.several)
