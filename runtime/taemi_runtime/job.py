@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, Outcome, open_writer
+from taemi_runtime.writing import finished_first, require_writable
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ def run_job(job: Job) -> int:
             "Put NAME.txt, .vtt or .srt files into a folder: --transcripts DIR",
         )
     if job.out is not None:
-        _require_writable(job.out)
+        require_writable(job.out)
     step = Step("taemi-infer")
     tally = _Tally(len(clips))
     try:
@@ -137,7 +135,7 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
             for index, clip in enumerate(clips):
                 tick("scoring clips", index, len(clips))
                 outcome = _score(job, scorer, clip, texts)
-                with _finished_first():
+                with finished_first():
                     writer.add(index, outcome)
                     tally.done += 1
                 if isinstance(outcome, ClipFailure):
@@ -147,23 +145,6 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
         except KeyboardInterrupt:
             # Caught inside the writer's block, so that what was done is still written.
             tally.interrupted = True
-
-
-@contextlib.contextmanager
-def _finished_first() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done, so that no line is torn or counted wrongly."""
-    caught: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    except ValueError:  # not the main thread, the only one that signals interrupt
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
@@ -208,20 +189,3 @@ def _score(job: Job, scorer: ClipScorer | None, clip: ClipInput, texts: Transcri
         if job.debug:
             _log.debug("%s", name, exc_info=True)
         return ClipFailure.from_error(name, error)
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse an unwritable output before the work, not after it."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-        if out.exists():
-            with out.open("ab"):
-                pass
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {out}", error.strerror or str(error), "Name a file in a folder that can be written"
-        ) from error

@@ -147,7 +147,9 @@ class Listener:
             )
         text, reason = _recognise(self._recogniser, samples, gate, name)
         name = self._recogniser.name
-        return Transcript(text, name) if text else Transcript(None, name, f"no speech was recognised: {reason}")
+        return (
+            Transcript(text, name) if text else Transcript(None, name, f"no speech was recognised: {reason}")
+        )
 
 
 def _recognise(

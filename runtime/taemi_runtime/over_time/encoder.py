@@ -39,7 +39,7 @@ class WindowEncoder(ClipEncoder):
     def seen(
         self, features: npt.NDArray[np.float32] | None, use: VisionUse, feeds: dict[str, Array]
     ) -> VisionUse:
-        """Add ``vision`` and ``vision_mask`` of frames that are encoded; a missing one is a frame of zeros."""
+        """Add ``vision`` and ``vision_mask`` of encoded frames; a missing one is a frame of zeros."""
         if features is None:
             self._feed_sequence("vision", "vision_mask", None, None, feeds)
             return use

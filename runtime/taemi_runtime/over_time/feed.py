@@ -75,7 +75,9 @@ class Feed:
 
     def late_s(self, time_s: float) -> float | None:
         """Return how long a moment of the source has been over, in seconds; ``None`` where it is not live."""
-        return None if self.origin_s is None else self._clock.now_s() - self.origin_s - time_s
+        if self.origin_s is None:
+            return None
+        return max(self._clock.now_s() - self.origin_s - time_s, 0.0)
 
     def close(self, patience_s: float = 0.5) -> bool:
         """Stop reading; return whether the thread ended in time."""
@@ -87,7 +89,7 @@ class Feed:
 
     def _read(self) -> None:
         try:
-            for event in self._source.events(lambda: self._inbox.has_room):
+            for event in self._source.events(lambda: self._inbox.has_room, self._stop):
                 if (self._live and not self._wait_for(event)) or not self._inbox.put(event):
                     return
         except BaseException as error:  # it is raised where somebody waits for what comes

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from taemi_runtime.pipeline import ClipScorer
 
 
+DEFAULT_HOP_S = 2.0
+
+
 def check_hop(hop_s: float) -> float:
     """Return a hop that makes sense.
 
@@ -59,6 +62,7 @@ class Session:
         live: bool = False,
         clock: Clock | None = None,
     ) -> None:
+        self._source = source
         self.windows = WindowScorer(scorer, source.name, check_hop(hop_s), said or Transcript(), live=live)
         self._feed = Feed(source, scorer.preprocessing.audio.rate_hz, live=live, clock=clock or WallClock())
 
@@ -76,9 +80,14 @@ class Session:
         finally:
             self.close()
 
-    def close(self) -> bool:
-        """Stop reading; return whether the source could be stopped at once."""
-        return self._feed.close()
+    @property
+    def seconds(self) -> float:
+        """The source's length as far as it is known; 0 where it is not, or not yet."""
+        return self._source.seconds
+
+    def close(self, patience_s: float = 0.5) -> bool:
+        """Stop reading; return whether that worked within so many seconds."""
+        return self._feed.close(patience_s)
 
     def __enter__(self) -> Self:
         return self

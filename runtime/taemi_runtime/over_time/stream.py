@@ -230,7 +230,7 @@ class MediaStream:
                     stream.codec_context.flush_buffers()
 
     def _change(self, packet: Packet[Stream]) -> tuple[float, float, str] | None:
-        """Tell whether a packet begins another stretch: where on the source's axis, after what gap, and why."""
+        """Say where another stretch begins with a packet, after what gap, and why; ``None`` if none does."""
         if packet.pts is None or packet.dts is None or not self._seen_s:
             return None
         time_s = _starts_s(packet) - self._axis_s
@@ -258,7 +258,9 @@ class MediaStream:
             ahead.append(further)
         begin_s = _starts_s(packet)
         times = (_starts_s(item) for item in ahead if item.pts is not None)
-        return ahead, max((begin_s - time_s for time_s in times if 0 <= begin_s - time_s < BREAK_S), default=0.0)
+        return ahead, max(
+            (begin_s - time_s for time_s in times if 0 <= begin_s - time_s < BREAK_S), default=0.0
+        )
 
     def _news(self) -> tuple[str, ...]:
         """Say what was damaged since this was last asked."""
@@ -269,7 +271,9 @@ class MediaStream:
             if now != before:
                 self._told[track.index] = now
                 since = copy.copy(track)
-                since.damaged, since.damaged_s, since.gaps_s = (b - a for a, b in zip(before, now, strict=True))
+                since.damaged -= before[0]
+                since.damaged_s -= before[1]
+                since.gaps_s -= before[2]
                 found.append(tell_damage(since))
         return tuple(filter(None, found))
 
