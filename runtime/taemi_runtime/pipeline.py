@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,10 @@ from taemi_runtime.remarks import tell_nothing, tell_several
 from taemi_runtime.results import ClipFailure, ClipResult, Timings
 from taemi_runtime.spec import Array
 from taemi_runtime.transcripts import Transcript
+
+if TYPE_CHECKING:
+    from taemi_runtime.over_time.results import WindowResult
+    from taemi_runtime.over_time.sources import Source
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
 
@@ -138,6 +143,61 @@ class ClipScorer:
             TaemiError: The engines, or the recogniser that was asked for, cannot be opened.
         """
         return score_many(self, paths, transcripts)
+
+    def predict_windows(
+        self, path: str | PathLike[str], hop: float = 2.0, transcript: str | Transcript | None = None
+    ) -> Iterator[WindowResult]:
+        """Score every window of a long clip: [0, 12) s, [hop, hop + 12) s and so on, at full speed.
+
+        Args:
+            path: The clip, of any length; memory does not grow with it.
+            hop: From the beginning of one window to that of the next, in seconds.
+            transcript: What is said in the clip. One that was read from subtitles gives each window its own
+                words, plain text is every window's; ``None`` leaves it to the recogniser, window by window.
+
+        Returns:
+            The windows' results, each as soon as it is there; see ``taemi_runtime.over_time``.
+
+        Raises:
+            UsageError: ``hop`` is not above 0.
+            MediaError: The file is not readable media; raised by the iteration.
+            EngineError: An engine or the recogniser failed; raised by the iteration.
+        """
+        from taemi_runtime.over_time.sources import FileSource
+
+        return self._over_time(FileSource(Path(path), self.decoder), hop, transcript, live=False)
+
+    def predict_live(
+        self, source: str, hop: float = 2.0, transcript: str | Transcript | None = None
+    ) -> Iterator[WindowResult]:
+        """Score a source at its own pace; windows that the machine is too slow for are skipped and counted.
+
+        Args:
+            source: What ``--live`` takes: a file, a URL, a device, or ``-`` for raw PCM on stdin.
+            hop: From the beginning of one window to that of the next, in seconds.
+            transcript: As for ``predict_windows``.
+
+        Returns:
+            The windows' results; closing the iterator stops reading.
+
+        Raises:
+            UsageError: ``hop`` is not above 0.
+            MediaError: There is no such source, or it cannot be read; the latter is raised by the iteration.
+            EngineError: An engine or the recogniser failed; raised by the iteration.
+        """
+        from taemi_runtime.over_time.live import open_live
+
+        return self._over_time(open_live(source, self.decoder), hop, transcript, live=True)
+
+    def _over_time(
+        self, source: Source, hop: float, transcript: str | Transcript | None, *, live: bool
+    ) -> Iterator[WindowResult]:
+        from taemi_runtime.over_time.session import Session
+
+        said = Transcript.given(transcript)
+        session = Session(self, source, hop, said, live=live)
+        self.prepare(text=is_said(said.text) or (said.text is None and self.listener.prepare()))
+        return iter(session)
 
     def score(
         self,

@@ -253,16 +253,21 @@ def _follow(session: Session, run: _Run, job: Job, name: str) -> None:
     worker = Worker(session)
     try:
         for result in worker:
+            if isinstance(result, Exception):
+                if job.debug:
+                    _log.debug("%s", name, exc_info=result)
+                _fail(job, run, ClipFailure.from_error(name, result))
+                continue
             run.add(result)
             if session.seconds:
                 run.tick(f"seconds of {name}", round(result.end_s), round(session.seconds))
     except KeyboardInterrupt:
         run.at_rest = worker.stop(_PATIENCE_S)
         raise
-    except Exception as error:
-        if job.debug:
-            _log.debug("%s", name, exc_info=True)
-        _fail(job, run, ClipFailure.from_error(name, error))
+    except BaseException:
+        # Rows cannot be written any longer. The model is closed next, when no call of it may be running.
+        worker.stop()
+        raise
     finally:
         run.skipped += session.windows.skipped
         run.dropped += session.windows.dropped

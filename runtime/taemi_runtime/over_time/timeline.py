@@ -123,7 +123,9 @@ class Timeline:
         lasts_s = max((mark.end_s - mark.start_s for mark in marks if mark.windows == 1), default=0.0)
         windows = sum(mark.windows for mark in marks)
         joined = f", each dot the mean of {self._join} of them" if self._join > 1 else ""
-        note = f"{windows} windows of {lasts_s:g} s, drawn at their middles{joined}" if lasts_s else ""
+        note = (
+            f"{windows} windows of {lasts_s:g} s (the bar), drawn at their middles{joined}" if lasts_s else ""
+        )
         if self._untrained:
             note += " - untrained weights: the scores mean nothing"
         canvas.write((_LEFT, 42), note or f"{windows} windows{joined}", colour=_PALE)
@@ -131,6 +133,11 @@ class Timeline:
         def across(time_s: float) -> float:
             return _LEFT + (time_s - start_s) / span_s * (_WIDTH - _LEFT - _RIGHT)
 
+        if lasts_s:
+            left, right, y = across(start_s), across(start_s + lasts_s), _TOP - 6
+            canvas.line([(left, y), (right, y)], _PALE, 1.5)
+            for x in (left, right):
+                canvas.line([(x, y - 3), (x, y + 3)], _PALE, 1.0)
         low, high = _range(marks)
         bottom = strips_at - _GAP
         cells = _cells(marks)

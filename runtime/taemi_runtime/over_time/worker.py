@@ -23,41 +23,39 @@ class Worker:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._results: queue.Queue[WindowResult | BaseException | None] = queue.Queue(_MOST_WAITING)
+        self._results: queue.Queue[WindowResult | Exception | None] = queue.Queue(_MOST_WAITING)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="taemi-windows", daemon=True)
 
-    def __iter__(self) -> Iterator[WindowResult]:
-        """Yield the session's results.
-
-        Raises:
-            BaseException: What the session raised.
-        """
+    def __iter__(self) -> Iterator[WindowResult | Exception]:
+        """Yield the session's results, and last of all the error that ended it, if one did."""
         self._thread.start()
         while (found := self._results.get()) is not None:
-            if isinstance(found, BaseException):
-                raise found
             yield found
 
-    def stop(self, patience_s: float) -> bool:
-        """Stop; return whether all came to rest within so many seconds, which a running call may not."""
+    def stop(self, patience_s: float | None = None) -> bool:
+        """Stop; return whether everything came to rest.
+
+        Args:
+            patience_s: How long to wait for that; ``None`` waits for as long as a call of an engine takes.
+        """
         self._stop.set()
-        at_rest = self._session.close(patience_s / 2)
+        at_rest = self._session.close(0.0)
         if self._thread.is_alive():
-            self._thread.join(patience_s / 2)
-        return at_rest and not self._thread.is_alive()
+            self._thread.join(patience_s)
+        return not self._thread.is_alive() and (at_rest or self._session.close(_POLL_S))
 
     def _work(self) -> None:
-        last: BaseException | None = None
         try:
             for result in self._session:
                 if not self._put(result):
                     return
-        except BaseException as error:  # it is raised where the results are waited for
-            last = error
-        self._put(last)
+        except Exception as error:  # whoever waits for results is told
+            self._put(error)
+        finally:
+            self._put(None)
 
-    def _put(self, item: WindowResult | BaseException | None) -> bool:
+    def _put(self, item: WindowResult | Exception | None) -> bool:
         while not self._stop.is_set():
             try:
                 self._results.put(item, timeout=_POLL_S)
