@@ -75,16 +75,14 @@ class Reached:
     """How far a stretch has been read.
 
     Args:
-        sound_s: All sound before this time has been given; infinite without a track.
+        sound_s: All sound before this time that there will be has been given; infinite without a track.
         sight_s: The same of frames.
-        seen_s: The end of the last packet of any track.
         decode_ms: Milliseconds spent on reading, decoding and looking for faces, since the source began.
         warnings: What was wrong with the stretch since the last of these.
     """
 
     sound_s: float
     sight_s: float
-    seen_s: float
     decode_ms: float
     warnings: tuple[str, ...] = ()
 

@@ -57,5 +57,5 @@ def open_live(
                 f"--live-option {', '.join(options)}",
                 "Leave them out",
             )
-        return FileSource(Path(name), decoder)
+        return FileSource(Path(name), decoder, live=True)
     return NamedSource(name, decoder, options, clock)

@@ -81,6 +81,7 @@ class NamedSource:
             self._decoder.detector,
             self._decoder.limits,
             endless=True,
+            live=True,
             has_time=has_time,
         )
         came, why, wait_s = False, "", _FIRST_WAIT_S

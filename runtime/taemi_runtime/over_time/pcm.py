@@ -156,7 +156,7 @@ class PcmSource:
                 count += piece.size
                 yield Sound(piece.size, piece)
             reached_s = count / self._rate_hz
-            yield Reached(reached_s, math.inf, reached_s, 0.0)
+            yield Reached(reached_s, math.inf, 0.0)
         yield from self._finish(resampler, count, bad)
 
     def _finish(self, resampler: av.AudioResampler | None, count: int, bad: int) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from taemi_runtime.encoding import ClipFeatures
 from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.media import Clip
 from taemi_runtime.over_time.encoder import FRAMES_AT_ONCE, WindowEncoder
-from taemi_runtime.over_time.events import Begins, Reached
+from taemi_runtime.over_time.events import Begins
 from taemi_runtime.over_time.inbox import Portion
 from taemi_runtime.over_time.material import FrameRing, Pixels, Seen, WaveformRing
 from taemi_runtime.over_time.results import WindowResult
@@ -28,12 +28,6 @@ from taemi_runtime.transcripts import Transcript
 if TYPE_CHECKING:
     from taemi_runtime.pipeline import ClipScorer
 
-# A track that is this far behind the other one gives nothing more for a window, in seconds: containers store
-# tracks side by side, with at most a few seconds between them.
-_BEHIND_S = 10.0
-# A live window does not wait so long.
-_BEHIND_LIVE_S = 2.0
-
 
 class _Stretch:
     """What is kept of the stretch that is being read."""
@@ -44,7 +38,7 @@ class _Stretch:
         self.sound = sound
         self.frames = frames
         self.is_new = True
-        self.reached = Reached(0.0, 0.0, 0.0, 0.0)
+        self.reached_s = 0.0
 
 
 class WindowScorer:
@@ -114,14 +108,14 @@ class WindowScorer:
         self.dropped += portion.unseen
         self._warnings += portion.warnings
         if portion.reached is not None:
-            stretch.reached = portion.reached
+            stretch.reached_s = min(portion.reached.sound_s, portion.reached.sight_s)
             self._decode_ms = portion.reached.decode_ms
         schedule = stretch.schedule
         if portion.ends is not None:
             self._decode_ms = portion.ends.decode_ms
             windows = schedule.last(portion.ends.at_s)
         else:
-            windows = schedule.complete(self._ready_s(stretch.reached))
+            windows = schedule.complete(stretch.reached_s)
         if self._live:
             due = list(windows)
             self.skipped += len(due[:-1])
@@ -136,11 +130,6 @@ class WindowScorer:
         length_s = self._audio.max_seconds
         frames = FrameRing(self._hop_s, length_s, self._vision.max_frames, self._encode)
         return _Stretch(begins, Schedule(self._hop_s, length_s), WaveformRing(self._audio.rate_hz), frames)
-
-    def _ready_s(self, reached: Reached) -> float:
-        """Return up to where nothing more will come."""
-        behind_s = _BEHIND_LIVE_S if self._live else _BEHIND_S
-        return max(min(reached.sound_s, reached.sight_s), reached.seen_s - behind_s)
 
     def _forget(self, stretch: _Stretch) -> None:
         needed_from_s = stretch.schedule.needed_from_s

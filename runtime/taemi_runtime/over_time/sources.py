@@ -47,11 +47,13 @@ class FileSource:
     Args:
         path: The file.
         decoder: The detector, the limits and what the model takes.
+        live: Whether it is played at its own pace.
     """
 
     lead_s = 0.0
 
-    def __init__(self, path: Path, decoder: ClipDecoder) -> None:
+    def __init__(self, path: Path, decoder: ClipDecoder, *, live: bool = False) -> None:
+        self._live = live
         self.name = str(path)
         self.seconds = 0.0
         self._path = path
@@ -72,7 +74,12 @@ class FileSource:
                 self.seconds = (container.duration or 0) / av.time_base
                 share = riff_share(path)
                 reading = Reading(
-                    decoder.preprocessing, decoder.detector, decoder.limits, share, has_time=has_time
+                    decoder.preprocessing,
+                    decoder.detector,
+                    decoder.limits,
+                    share,
+                    live=self._live,
+                    has_time=has_time,
                 )
                 stream = MediaStream(container, reading)
                 yield from stream

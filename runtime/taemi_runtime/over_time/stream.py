@@ -28,6 +28,11 @@ from taemi_runtime.tracks import Track
 # Where no track gives anything for longer than this, in seconds, the source stopped and returned. Tracks of
 # whole recordings leave gaps of tenths of a second; slides on a screen say how long they stand.
 BREAK_S = 2.0
+# Where a track has no packet for this long while others go on, it gives nothing more for the time before:
+# containers store tracks side by side, with at most a few seconds between them. Live windows wait less.
+_NO_PACKET_S, _NO_PACKET_LIVE_S = 10.0, 2.0
+# The same where it has packets and its decoder gives nothing.
+_NO_FRAME_S, _NO_FRAME_LIVE_S = 30.0, 4.0
 # So many packets are looked at after a break to find which of them is the earliest.
 _LOOKAHEAD = 32
 # Reading is given up where it takes longer than the limit for this much of the source, in seconds.
@@ -44,6 +49,7 @@ class Reading:
         limits: What the source may ask for.
         share: How much of a file is there, in (0, 1], as far as its header says.
         endless: Whether the source may go on for as long as it likes.
+        live: Whether nobody waits for a track that is behind.
         has_time: Asked before each frame is looked at; see [SightTrack][].
     """
 
@@ -52,6 +58,7 @@ class Reading:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     share: float = 1.0
     endless: bool = False
+    live: bool = False
     has_time: Callable[[], bool] = lambda: True
 
 
@@ -91,6 +98,7 @@ class MediaStream:
         self._sight: SightTrack | None = None
         self._last_s: dict[int, float] = {}
         self._told: dict[int, tuple[int, float, float]] = {}
+        self._resting: set[int] = set()
         self._spent_s = self._spent_before_s = 0.0
         self._seen_s = self._progress_s = 0.0
         self.broken = ""
@@ -140,10 +148,17 @@ class MediaStream:
         if not isinstance(sight, str):
             vision = reading.preprocessing.vision
             self._sight = SightTrack(
-                sight, vision, self._axis_s, reading.detector, reading.limits, reading.has_time
+                sight,
+                vision,
+                self._axis_s,
+                reading.detector,
+                reading.limits,
+                live=reading.live,
+                has_time=reading.has_time,
             )
         self._last_s = {}
         self._told = {}
+        self._resting = set()
         self._seen_s = self._progress_s = 0.0
         self._begins = Begins(
             begins.at_s,
@@ -178,6 +193,7 @@ class MediaStream:
         by_index: dict[int, Track] = {track.index: track for track in self._tracks}
         track = by_index[packet.stream.index]
         track.take(packet)
+        self._resting.discard(track.index)
         if packet.dts is not None and packet.time_base is not None:
             self._last_s[track.index] = float(packet.dts * packet.time_base)
         self._seen_s = max(self._seen_s, track.reached_s)
@@ -186,8 +202,25 @@ class MediaStream:
         if self._seen_s - self._progress_s >= _PROGRESS_S:
             self._progress_s = self._seen_s
             self._spent_before_s = self._spent_s
+        for other in self._tracks:
+            behind_s = _NO_PACKET_LIVE_S if self._reading.live else _NO_PACKET_S
+            if other.index not in self._resting and other.reached_s < self._seen_s - behind_s:
+                other.rest()
+                self._resting.add(other.index)
         self._spend(start)
         yield from self._give()
+
+    def _given_s(self, track: SoundTrack | SightTrack | None) -> float:
+        """Return the time before which nothing more of a track is waited for."""
+        if track is None:
+            return math.inf
+        resting, live = track.index in self._resting, self._reading.live
+        behind_s = (
+            (_NO_PACKET_LIVE_S if live else _NO_PACKET_S)
+            if resting
+            else (_NO_FRAME_LIVE_S if live else _NO_FRAME_S)
+        )
+        return max(track.given_s, self._seen_s - behind_s)
 
     def _give(self) -> Iterator[Event]:
         if self._sound is not None:
@@ -195,9 +228,8 @@ class MediaStream:
         if self._sight is not None:
             yield from self._sight.give()
         yield Reached(
-            sound_s=math.inf if self._sound is None else self._sound.given_s,
-            sight_s=math.inf if self._sight is None else self._sight.given_s,
-            seen_s=self._seen_s,
+            sound_s=self._given_s(self._sound),
+            sight_s=self._given_s(self._sight),
             decode_ms=self._spent_s * 1e3,
             warnings=self._news(),
         )
@@ -206,7 +238,7 @@ class MediaStream:
         """End a stretch: hand out what decoders hold back."""
         start = time.perf_counter()
         for track in self._tracks:
-            track.take(None)
+            track.rest()
         self._spend(start)
         yield from self._give()
         sound, sight = self._sound, self._sight
@@ -224,10 +256,6 @@ class MediaStream:
             warnings += tell_lost_end(self._container, by_index, self._reading.share, self.broken)
         self.lost = tuple(warnings)
         yield Ends(ends_s, self._spent_s * 1e3, tuple(warnings))
-        if not last:
-            for stream in (self._sound_from, self._sight_from):
-                if not isinstance(stream, str):
-                    stream.codec_context.flush_buffers()
 
     def _change(self, packet: Packet[Stream]) -> tuple[float, float, str] | None:
         """Say where another stretch begins with a packet, after what gap, and why; ``None`` if none does."""

@@ -10,20 +10,22 @@ import numpy as np
 import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.packet import Packet
-from av.stream import Stream
 from av.video.stream import VideoStream
 
 from taemi_runtime.faces.crops import Look
 from taemi_runtime.faces.finder import FaceDetector
+from taemi_runtime.host import usable_cores
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.over_time.events import Sight, Sound, Unseen
 from taemi_runtime.preprocessing import AudioPreprocessing, VisionPreprocessing
 from taemi_runtime.sound import AudioTrack
-from taemi_runtime.tracks import VideoTrack
+from taemi_runtime.tracks import Track, VideoTrack
 
 # Longer and more than any source gives.
 _ENDLESS_S = 1e9
 _ENDLESS_FRAMES = 2**62
+# What a decoder's threads may hold back, in seconds.
+_HELD_BACK_S = 1.0
 
 
 class SoundTrack(AudioTrack):
@@ -46,19 +48,17 @@ class SoundTrack(AudioTrack):
         self._ready: list[Sound] = []
         self._given = 0
         self.bad = 0
-        self._drained = False
 
     @property
     def given_s(self) -> float:
         """How much of the waveform was given, gaps included, in seconds."""
         return self._given / self._rate_hz
 
-    def take(self, packet: Packet[Stream] | None) -> None:
-        """Decode a packet; ``None`` is the end, which also empties the resampler."""
-        super().take(packet)
-        if packet is None and not self._drained:
-            self._resample(None)
-            self._drained = True
+    def rest(self) -> None:
+        """Hand out what decoder and resampler hold back; further packets may follow."""
+        _drain(self, self._stream)
+        self._resample(None)
+        self._resampler = self._source = None
 
     def give(self) -> list[Sound]:
         """Return what came since the last call."""
@@ -93,6 +93,7 @@ class SightTrack(VideoTrack):
         start_s: Where the stretch begins on the axis of the container's timestamps, in seconds.
         detector: What finds faces; ``None`` keeps whole frames.
         limits: How large a frame may be.
+        live: Whether frames are to come at once rather than fast.
         has_time: Asked before a frame is looked at; where it says no, the frame is left out and said so.
     """
 
@@ -103,17 +104,22 @@ class SightTrack(VideoTrack):
         start_s: float,
         detector: FaceDetector | None,
         limits: DecodeLimits,
+        *,
+        live: bool = False,
         has_time: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(
             stream, replace(preprocessing, max_frames=_ENDLESS_FRAMES), start_s, detector, limits
         )
+        if not stream.codec_context.is_open:
+            # Every thread but one holds a frame back, which is long where frames are rare.
+            most = max(1, round(_HELD_BACK_S / self._frame_s))
+            stream.codec_context.thread_count = 1 if live else min(usable_cores(), most)
         self._has_time = has_time
         self._ready: list[Sight | Unseen] = []
         self._looked_s = -math.inf
         fps = preprocessing.max_fps
         self._lasts_s = max(self._frame_s, 1 / fps if fps is not None else 0.0)
-        self._finished = False
 
     @property
     def given_s(self) -> float:
@@ -126,12 +132,11 @@ class SightTrack(VideoTrack):
         """The end of the last frame, in seconds."""
         return self._end_s
 
-    def take(self, packet: Packet[Stream] | None) -> None:
-        """Decode a packet; ``None`` is the end, after which no frame waits any longer."""
-        super().take(packet)
-        if packet is None and self.crops is not None and not self._finished:
+    def rest(self) -> None:
+        """Hand out the frames that decoder and cropper hold back; further packets may follow."""
+        _drain(self, self._stream)
+        if self.crops is not None:
             self._ready += map(self._sight, self.crops.finish_looking())
-            self._finished = True
 
     def give(self) -> list[Sight | Unseen]:
         """Return what came since the last call."""
@@ -156,3 +161,14 @@ class SightTrack(VideoTrack):
     def _sight(self, look: Look) -> Sight:
         pixels = None if look.pixels is None else self._small(look.pixels)
         return Sight(look.time_s, self._lasts_s, pixels, look.several)
+
+
+def _drain(track: Track, stream: AudioStream | VideoStream) -> None:
+    """Make a decoder hand out what it holds back, and ready for more."""
+    # Without a packet the frames would have no unit for their times; this one is empty, as at a file's end.
+    packet = Packet()
+    packet.stream = stream
+    if stream.time_base is not None:
+        packet.time_base = stream.time_base
+    track.take(packet)
+    stream.codec_context.flush_buffers()
