@@ -89,7 +89,7 @@ class Feed:
 
     def _read(self) -> None:
         try:
-            for event in self._source.events(lambda: self._inbox.has_room, self._stop):
+            for event in self._source.events(self._inbox.wants_frame, self._stop):
                 if (self._live and not self._wait_for(event)) or not self._inbox.put(event):
                     return
         except BaseException as error:  # it is raised where somebody waits for what comes

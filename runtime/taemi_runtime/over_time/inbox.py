@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from taemi_runtime.over_time.events import Begins, Ends, Event, Reached, Sight, Sound, Unseen
 
-# So many frames, and so many seconds of sound, wait at most.
-MOST_FRAMES = 64
+# So many frames (20 MB of the usual size), and so many seconds of sound, wait at most.
+MOST_FRAMES = 128
 MOST_SOUND_S = 30.0
 
 
@@ -41,8 +41,9 @@ class Inbox:
 
     Args:
         rate_hz: Samples a second of the sound.
-        drops: What happens when it is full. A live source does not wait: frames are left out, and of sound
-            that nobody takes the newest becomes a gap. Else the source's thread waits.
+        drops: What happens when it is full. A live source does not wait: every second frame is left out,
+            then of those that follow three of four, and so on until somebody looks; of sound that nobody
+            takes the newest becomes a gap. Else the source's thread waits.
     """
 
     def __init__(self, rate_hz: int, *, drops: bool) -> None:
@@ -51,15 +52,22 @@ class Inbox:
         self._portions: deque[Portion] = deque()
         self._frames = 0
         self._samples = 0
+        self._stride = 1
+        self._asked = 0
         self._closed = False
         self._error: BaseException | None = None
         self._done = False
         self._changed = threading.Condition()
 
     @property
-    def has_room(self) -> bool:
-        """Whether a frame would be taken now."""
-        return not self._drops or self._frames < MOST_FRAMES
+    def waiting(self) -> int:
+        """How many frames wait."""
+        return self._frames
+
+    def wants_frame(self) -> bool:
+        """Return whether the next frame is to be looked at."""
+        self._asked += 1
+        return self._asked % self._stride == 0
 
     def put(self, event: Event) -> bool:
         """Take an event; return whether the source should go on."""
@@ -93,6 +101,7 @@ class Inbox:
             portions = list(self._portions)
             self._portions.clear()
             self._frames = self._samples = 0
+            self._stride = 1
             self._changed.notify_all()
             if portions or not (self._done or self._closed):
                 return portions
@@ -123,9 +132,9 @@ class Inbox:
         match event:
             case Sound():
                 self._hear(portion, Sound(event.count, None) if full else event)
-            case Sight() if full:
-                portion.unseen += 1
             case Sight():
+                if full:
+                    self._thin()
                 self._frames += event.pixels is not None
                 portion.sights.append(event)
             case Unseen():
@@ -136,6 +145,15 @@ class Inbox:
             case Ends():
                 portion.warnings = _bounded(portion.warnings, event.warnings)
                 portion.ends = event
+
+    def _thin(self) -> None:
+        """Leave out every second frame that waits, and as many of those that follow."""
+        self._stride *= 2
+        for portion in self._portions:
+            kept = portion.sights[::2]
+            portion.unseen += len(portion.sights) - len(kept)
+            portion.sights = kept
+        self._frames = sum(sight.pixels is not None for portion in self._portions for sight in portion.sights)
 
     def _hear(self, portion: Portion, sound: Sound) -> None:
         last = portion.sounds[-1] if portion.sounds else None

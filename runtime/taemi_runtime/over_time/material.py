@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable
@@ -159,13 +160,26 @@ class FrameRing:
         if sight.pixels is not None:
             self._waiting.append(frame)
 
-    def encode(self, at_once: int, *, before_s: float = math.inf, all_of_them: bool = False) -> None:
+    def thin(self, most: int) -> int:
+        """Leave out every second frame that waits until there are no more than so many; return how many."""
+        left_out = 0
+        while len(self._waiting) > most:
+            dropped = {id(frame) for frame in itertools.islice(self._waiting, 1, None, 2)}
+            self._waiting = deque(frame for frame in self._waiting if id(frame) not in dropped)
+            self._frames = deque(frame for frame in self._frames if id(frame) not in dropped)
+            left_out += len(dropped)
+        return left_out
+
+    def encode(
+        self, at_once: int, *, before_s: float = math.inf, all_of_them: bool = False, once: bool = False
+    ) -> None:
         """Encode frames that wait, so many at once.
 
         Args:
             at_once: Frames of a call.
             before_s: Only frames before this time.
             all_of_them: Whether a last call with fewer frames is made, too.
+            once: Whether one call is enough for now.
         """
         while self._waiting and (all_of_them or len(self._waiting) >= at_once):
             ready = [
@@ -182,6 +196,8 @@ class FrameRing:
                 # The picture is as large as fifty of its features.
                 frame.sight = Sight(frame.sight.time_s, frame.sight.lasts_s, None, frame.sight.several)
             self.encoded += len(ready)
+            if once:
+                return
 
     def forget(self, before_s: float) -> None:
         """Forget frames before a time, encoded or not."""

@@ -158,6 +158,8 @@ def _format_and_url(name: str) -> tuple[str | None, str]:
     if _CAMERA.fullmatch(name):
         return "v4l2", name
     if stands(name):
+        if Path(name).is_dir():
+            raise MediaError(f"cannot open {name or 'a source without a name'}", "it is a folder", _FIX)
         return None, str(Path(name).absolute())
     before, colon, after = name.partition(":")
     if colon and after and _is_format(before):

@@ -14,9 +14,10 @@ from taemi_runtime.contract import PRESENT
 from taemi_runtime.encoding import ClipFeatures
 from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.media import Clip
+from taemi_runtime.over_time.clock import Clock
 from taemi_runtime.over_time.encoder import FRAMES_AT_ONCE, WindowEncoder
 from taemi_runtime.over_time.events import Begins
-from taemi_runtime.over_time.inbox import Portion
+from taemi_runtime.over_time.inbox import MOST_FRAMES, Portion
 from taemi_runtime.over_time.material import FrameRing, Pixels, Seen, WaveformRing
 from taemi_runtime.over_time.results import WindowResult
 from taemi_runtime.over_time.schedule import Schedule, Window
@@ -49,7 +50,8 @@ class WindowScorer:
         name: The source as it was named.
         hop_s: From the beginning of one window to that of the next.
         said: The transcript; one without text leaves it to the recogniser.
-        live: Whether windows that are late are skipped.
+        clock: What tells the time of a live source, whose windows are skipped where they are late; ``None``
+            scores every window.
 
     Attributes:
         skipped: How many windows were skipped.
@@ -57,12 +59,13 @@ class WindowScorer:
     """
 
     def __init__(
-        self, scorer: ClipScorer, name: str, hop_s: float, said: Transcript, *, live: bool = False
+        self, scorer: ClipScorer, name: str, hop_s: float, said: Transcript, *, clock: Clock | None = None
     ) -> None:
         self._scorer = scorer
         self._name = name
         self._hop_s = hop_s
-        self._live = live
+        self._clock = clock
+        self._frame_s = 0.0
         self._audio = scorer.preprocessing.audio
         self._vision = scorer.preprocessing.vision
         self._encoder = WindowEncoder(scorer.model, scorer.preprocessing)
@@ -103,9 +106,11 @@ class WindowScorer:
             stretch.sound.add(sound)
         for sight in portion.sights:
             stretch.frames.add(sight)
-            if not self._live:
+            if self._clock is None:
                 stretch.frames.encode(FRAMES_AT_ONCE)
         self.dropped += portion.unseen
+        if self._clock is not None:
+            self.dropped += stretch.frames.thin(self._most_waiting())
         self._warnings += portion.warnings
         if portion.reached is not None:
             stretch.reached_s = min(portion.reached.sound_s, portion.reached.sight_s)
@@ -116,7 +121,7 @@ class WindowScorer:
             windows = schedule.last(portion.ends.at_s)
         else:
             windows = schedule.complete(stretch.reached_s)
-        if self._live:
+        if self._clock is not None:
             due = list(windows)
             self.skipped += len(due[:-1])
             windows = iter(due[-1:])
@@ -124,7 +129,14 @@ class WindowScorer:
             yield self._score(stretch, window)
             self._forget(stretch)
         self._forget(stretch)
-        stretch.frames.encode(FRAMES_AT_ONCE)
+        # A live source is looked at again after each call: a window may be due, or frames too many.
+        stretch.frames.encode(FRAMES_AT_ONCE, once=self._clock is not None)
+
+    def _most_waiting(self) -> int:
+        """Return how many frames may wait: what can be encoded in a hop, by the calls before."""
+        if not self._frame_s:
+            return MOST_FRAMES
+        return int(min(max(self._hop_s / self._frame_s, FRAMES_AT_ONCE), MOST_FRAMES))
 
     def _open(self, begins: Begins) -> _Stretch:
         length_s = self._audio.max_seconds
@@ -138,8 +150,12 @@ class WindowScorer:
 
     def _encode(self, pixels: Pixels) -> Array:
         start = time.perf_counter()
+        begin_s = self._clock.now_s() if self._clock is not None else 0.0
         features = self._encoder.frames(pixels)
         self._vision_ms += (time.perf_counter() - start) * 1e3
+        if self._clock is not None:
+            frame_s = (self._clock.now_s() - begin_s) / len(pixels)
+            self._frame_s = (self._frame_s + frame_s) / 2 if self._frame_s else frame_s
         return features
 
     def _score(self, stretch: _Stretch, window: Window) -> WindowResult:

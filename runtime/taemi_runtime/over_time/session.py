@@ -63,8 +63,11 @@ class Session:
         clock: Clock | None = None,
     ) -> None:
         self._source = source
-        self.windows = WindowScorer(scorer, source.name, check_hop(hop_s), said or Transcript(), live=live)
-        self._feed = Feed(source, scorer.preprocessing.audio.rate_hz, live=live, clock=clock or WallClock())
+        clock = clock or WallClock()
+        self.windows = WindowScorer(
+            scorer, source.name, check_hop(hop_s), said or Transcript(), clock=clock if live else None
+        )
+        self._feed = Feed(source, scorer.preprocessing.audio.rate_hz, live=live, clock=clock)
 
     def __iter__(self) -> Iterator[WindowResult]:
         """Yield each window's result as soon as the window is complete.

@@ -1,0 +1,358 @@
+"""Live sources: their own pace, a machine that is too slow, stops and returns."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av.error
+import numpy as np
+import pytest
+
+import taemi_runtime
+from taemi_runtime.errors import MediaError, UsageError
+from taemi_runtime.over_time.inbox import MOST_FRAMES
+from taemi_runtime.over_time.live import open_live
+from taemi_runtime.over_time.named import GIVE_UP_S, NamedSource
+from taemi_runtime.over_time.pcm import PcmFormat, PcmSource
+from taemi_runtime.over_time.session import Session
+from taemi_runtime.over_time.sources import FileSource
+from tests.runtime import lossless
+from tests.runtime.lossless import FPS, RATE_HZ, cut
+from tests.runtime.stepped import FakeClock, Synthetic, live, make_slow
+from tests.runtime.tiny_bundle import PREPROCESSING
+
+SAME = 2e-6
+CAMERA = "lavfi:testsrc=size=64x48:rate=10:duration=4[out0];sine=frequency=200:duration=4[out1]"
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle):
+    with taemi_runtime.load(bundle.folder, device="cpu", asr="none", clip_scores=False) as opened:
+        opened.prepare()
+        yield opened
+
+
+@pytest.fixture
+def quick(make_bundle):
+    """A model that listens to one second at a time."""
+    made = make_bundle(
+        "quick.taemi",
+        preprocessing=replace(PREPROCESSING, audio=replace(PREPROCESSING.audio, max_seconds=1.0)),
+    )
+    with taemi_runtime.load(made.folder, device="cpu", asr="none", clip_scores=False) as opened:
+        opened.prepare()
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    path = tmp_path_factory.mktemp("live") / "long.mkv"
+    return lossless.write(path, lossless.sound(41.0), lossless.pictures(41.0))
+
+
+def scores(result):
+    return np.array(list(result.intensities.values()))
+
+
+def test_a_fast_machine_scores_every_window_when_its_time_has_come(scorer, long):
+    clock = FakeClock()
+    results = list(live(scorer, open_live(str(long), scorer.decoder), 2.0, clock))
+    same = list(scorer.predict_windows(long, hop=2.0))
+    assert [result.start_s for result in results] == [result.start_s for result in same]
+    for one, other in zip(results, same, strict=True):
+        np.testing.assert_allclose(scores(one), scores(other), atol=SAME)
+        assert (one.skipped, one.dropped_frames) == (0, 0)
+        assert one.late_s <= 0.2  # a frame and a block of sound
+    assert clock.time_s - 1000 == pytest.approx(41.0, abs=0.2)
+
+
+def test_a_slow_machine_skips_windows_and_counts_them(scorer, long, monkeypatch):
+    clock = FakeClock()
+    make_slow(monkeypatch, scorer, clock, "audio", lambda: 5.0)
+    session = live(scorer, open_live(str(long), scorer.decoder), 2.0, clock)
+    results = list(session)
+    # Windows end at 12, 14, ..., 40 and 41 s; each takes 5 s, after which the newest is the next.
+    assert [result.end_s for result in results] == [12, 16, 22, 26, 32, 36, 41]
+    assert [result.skipped for result in results] == [0, 1, 2, 1, 2, 1, 2]
+    assert session.windows.skipped == 9
+    assert max(result.late_s for result in results) < 5.0 + 2.0 + 0.2
+    assert [result.index for result in results] == list(range(7))
+    assert session._feed.most_frames <= MOST_FRAMES
+    monkeypatch.undo()
+    same = {result.start_s: result for result in scorer.predict_windows(long, hop=2.0)}
+    for result in results:
+        np.testing.assert_allclose(scores(result), scores(same[result.start_s]), atol=SAME)
+
+
+def test_a_machine_that_cannot_look_at_every_frame_drops_some_and_counts_them(scorer, long, monkeypatch):
+    clock = FakeClock()
+    make_slow(monkeypatch, scorer, clock, "vision", lambda: 8.0)
+    session = live(scorer, open_live(str(long), scorer.decoder), 2.0, clock)
+    results = list(session)
+    assert session._feed.most_frames <= MOST_FRAMES
+    assert session.windows.dropped == sum(result.dropped_frames for result in results) > 0
+    # Two frames a second are all that it can do, and those are spread over each window.
+    assert all(8 <= result.vision.frames <= 32 for result in results)
+    assert all(result.vision.seconds_used > 0 for result in results)
+    # What was too slow left no backlog: the last result is about the source's last seconds.
+    assert results[-1].end_s == pytest.approx(41.0, abs=0.1)
+    assert results[-1].audio.seconds_used == pytest.approx(results[-1].end_s - results[-1].start_s, abs=0.1)
+
+
+def test_sound_that_nobody_takes_becomes_a_gap_and_no_queue(scorer, monkeypatch):
+    clock = FakeClock()
+    waits = iter([100.0])
+    make_slow(monkeypatch, scorer, clock, "audio", lambda: next(waits, 0.0))
+    session = live(scorer, Synthetic(140.0), 2.0, clock)
+    most = 0
+    for _ in session:
+        most = max(most, session.windows.kept[0])
+    assert most <= (30 + 12 + 2 + 1) * RATE_HZ
+    assert session.windows.skipped >= 40
+
+
+@pytest.mark.parametrize("gap_s", [3.0, 600.0])
+def test_after_a_gap_in_a_file_windows_begin_anew(scorer, tmp_path, gap_s):
+    samples, frames = lossless.sound(36.0), lossless.pictures(36.0)
+    path = lossless.write(tmp_path / "gap.mkv", samples, frames, jumps=((16.0, gap_s),))
+    results = list(scorer.predict_windows(path, hop=4.0))
+    back_s = 16 + gap_s
+    starts = [result.start_s for result in results]
+    assert starts == pytest.approx([0, 4, back_s, back_s + 4, back_s + 8], abs=0.05)
+    ends = [result.end_s for result in results]
+    assert ends == pytest.approx([12, 16, back_s + 12, back_s + 16, back_s + 20], abs=0.05)
+    assert [result.gap_s for result in results] == [None, None, pytest.approx(gap_s, abs=0.05), None, None]
+    assert results[2].warnings == (f"nothing came for {gap_s:.1f} s before this window",)
+    for result in results:
+        moved_s = gap_s if result.start_s >= 16 else 0.0
+        piece = lossless.write(
+            tmp_path / "cut.mkv",
+            cut(samples, result.start_s - moved_s, result.end_s - moved_s, RATE_HZ),
+            cut(frames, result.start_s - moved_s, result.end_s - moved_s, FPS),
+        )
+        np.testing.assert_allclose(scores(result), scores(scorer.predict(piece)), atol=SAME)
+
+
+def test_timestamps_that_start_over_begin_a_stretch(scorer, tmp_path):
+    one = lossless.write(tmp_path / "one.mkv", lossless.sound(14.0), lossless.pictures(14.0))
+    with av.open(str(one)) as reader, av.open(str(tmp_path / "one.ts"), "w") as writer:
+        video = writer.add_stream("mpeg2video", rate=25)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        sound = writer.add_stream("mp2", rate=48_000, layout="mono")
+        for frame in reader.decode(audio=0, video=0):
+            if isinstance(frame, av.AudioFrame):
+                for part in av.AudioResampler("s16", "mono", 48_000, 1152).resample(frame):
+                    part.pts = None
+                    writer.mux(sound.encode(part))
+            else:
+                for packet in video.encode(frame.reformat(64, 48, "yuv420p")):
+                    writer.mux(packet)
+        for stream in (video, sound):
+            writer.mux(stream.encode(None))
+    content = (tmp_path / "one.ts").read_bytes()
+    (tmp_path / "two.ts").write_bytes(content + content)
+    results = list(scorer.predict_windows(tmp_path / "two.ts", hop=20.0))
+    assert len(results) == 2
+    assert results[1].warnings[0].startswith("the source's timestamps started over before this window")
+    assert results[1].start_s >= results[0].end_s - 0.5
+    assert results[1].vision.frames == pytest.approx(results[0].vision.frames, abs=3)
+
+
+def test_a_source_that_ends_and_returns_goes_on_with_its_gap(scorer):
+    clock = FakeClock()
+    session = live(scorer, NamedSource(CAMERA, scorer.decoder, clock=clock), 2.0, clock)
+    results = list(itertools.islice(session, 3))
+    assert [result.gap_s is None for result in results] == [True, False, False]
+    for before, after in itertools.pairwise(results):
+        assert after.start_s - before.end_s == pytest.approx(after.gap_s, abs=1e-6)
+        assert "the source stopped (it ended) and came back before this window" in after.warnings
+        assert after.vision.frames == 40
+        assert after.audio.seconds_used == pytest.approx(4.0, abs=0.01)
+
+
+def test_a_source_that_stays_away_ends_in_an_error_after_what_it_gave(scorer, monkeypatch):
+    clock = FakeClock()
+    source = NamedSource(CAMERA, scorer.decoder, clock=clock)
+    opened, tries = source._open, []
+
+    def once():
+        tries.append(clock.time_s)
+        if len(tries) > 1:
+            raise av.error.ConnectionRefusedError(111, "Connection refused")
+        return opened()
+
+    monkeypatch.setattr(source, "_open", once)
+    results = []
+    with pytest.raises(MediaError, match=r"it stopped \(Connection refused\) and did not come back for 60 s"):
+        results.extend(live(scorer, source, 2.0, clock))
+    waits = np.diff(tries)[1:]
+    assert waits[0] == pytest.approx(1.0, abs=0.1)
+    assert max(waits) == pytest.approx(8.0, abs=0.1)
+    assert tries[-1] - tries[1] >= GIVE_UP_S - 8
+
+
+def test_results_before_an_error_are_given(scorer, monkeypatch):
+    clock = FakeClock()
+    source = NamedSource(CAMERA, scorer.decoder, clock=clock)
+    opened, tries = source._open, []
+
+    def once():
+        tries.append(1)
+        if len(tries) > 1:
+            raise av.error.ConnectionRefusedError(111, "Connection refused")
+        return opened()
+
+    monkeypatch.setattr(source, "_open", once)
+    session = iter(live(scorer, source, 2.0, clock))
+    assert next(session).end_s == pytest.approx(4.0, abs=0.05)
+    with pytest.raises(MediaError):
+        next(session)
+
+
+class Pipe:
+    """What a recorder writes, with pauses of the clock."""
+
+    def __init__(self, clock, *blocks: bytes | float) -> None:
+        self._clock = clock
+        self._blocks = list(blocks)
+
+    def read1(self, size: int, /) -> bytes:
+        while self._blocks and isinstance(self._blocks[0], float):
+            self._clock.time_s += self._blocks.pop(0)
+        if not self._blocks:
+            return b""
+        block = self._blocks.pop(0)
+        if len(block) > size:
+            self._blocks.insert(0, block[size:])
+        return block[:size]
+
+
+@pytest.mark.parametrize("form", ["s16le", "s32le", "f32le"])
+def test_raw_samples_give_the_scores_of_a_file_of_them(scorer, tmp_path, form):
+    samples = lossless.sound(17.0)
+    content = {
+        "s16le": samples.astype("<i2"),
+        "s32le": samples.astype("<i4") * 65_536,
+        "f32le": (samples / 32_768).astype("<f4"),
+    }[form].tobytes()
+    clock = FakeClock()
+    # Blocks that cut through samples, as pipes do.
+    pipe = Pipe(clock, *(content[at : at + 1001] for at in range(0, len(content), 1001)))
+    source = PcmSource(pipe, PcmFormat(form), RATE_HZ, clock)
+    results = list(live(scorer, source, 2.5, clock))
+    path = lossless.write(tmp_path / "same.wav", samples, None)
+    same = list(scorer.predict_windows(path, hop=2.5))
+    assert len(results) == len(same) == 3
+    for one, other in zip(results, same, strict=True):
+        np.testing.assert_allclose(scores(one), scores(other), atol=SAME)
+    assert results[0].vision.why == "raw PCM has no video track"
+
+
+def test_raw_samples_of_another_rate_are_resampled(scorer):
+    clock = FakeClock()
+    samples = lossless.sound(12.0, rate_hz=48_000)
+    source = PcmSource(
+        Pipe(clock, samples.astype("<i2").tobytes()), PcmFormat("s16le", 48_000), RATE_HZ, clock
+    )
+    (result,) = live(scorer, source, 2.5, clock)
+    assert result.audio.seconds_used == pytest.approx(12.0, abs=0.01)
+
+
+def test_a_recorder_that_stops_and_returns_leaves_a_gap(scorer):
+    clock = FakeClock()
+    content = lossless.sound(13.0).astype("<i2").tobytes()
+    source = PcmSource(Pipe(clock, content, 30.0, content), PcmFormat(), RATE_HZ, clock)
+    results = list(live(scorer, source, 4.0, clock))
+    assert [result.gap_s for result in results] == [None, None, pytest.approx(30.0), None]
+    assert results[2].start_s >= 13 + 30
+    np.testing.assert_allclose(scores(results[2]), scores(results[0]), atol=SAME)
+
+
+def test_samples_that_are_no_numbers_count_as_silence(scorer):
+    clock = FakeClock()
+    samples = (lossless.sound(5.0) / 32_768).astype("<f4")
+    samples[100:110] = np.nan
+    (result,) = live(
+        scorer, PcmSource(Pipe(clock, samples.tobytes()), PcmFormat("f32le"), RATE_HZ, clock), 2, clock
+    )
+    assert result.warnings == ("10 samples are NaN or infinite and count as silence",)
+
+
+@pytest.mark.parametrize("text", ["s16le", "s16le:", "u8:16000", "s16le:5", "s16le:1e4", "s16le:16000:2"])
+def test_unknown_raw_formats_are_refused(text):
+    with pytest.raises(UsageError, match="expected FORMAT:RATE with s16le, s32le, f32le"):
+        PcmFormat.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("nowhere.mp4", "there is no such file or device"),
+        ("nosuchformat:x", "nosuchformat is no input format of FFmpeg"),
+        ("", "it is a folder"),
+    ],
+)
+def test_sources_that_are_none_are_refused(scorer, name, found):
+    with pytest.raises(MediaError, match=found):
+        open_live(name, scorer.decoder)
+
+
+def test_options_reach_ffmpeg_and_limits_hold_for_named_sources(bundle):
+    from taemi_runtime.limits import DecodeLimits
+
+    with taemi_runtime.load(
+        bundle.folder, device="cpu", asr="none", limits=DecodeLimits(max_pixels=1000)
+    ) as small:
+        with pytest.raises(MediaError, match="64 x 48 pixels, more than the limit of 1,000"):
+            list(small.predict_live(CAMERA))
+        source = open_live("lavfi:testsrc", small.decoder, options={"nosuchoption": "1"})
+        assert isinstance(source, NamedSource)
+        with pytest.raises(MediaError):
+            list(Session(small, source, 2.0, live=True))
+
+
+def test_an_unreachable_source_says_so_at_once(scorer):
+    start = time.monotonic()
+    with pytest.raises(
+        MediaError, match=r"cannot open tcp://127\.0\.0\.1:1: Connection refused\. --live takes"
+    ):
+        list(scorer.predict_live("tcp://127.0.0.1:1"))
+    assert time.monotonic() - start < 5
+
+
+def test_a_file_really_plays_at_its_own_pace(quick, tmp_path):
+    path = lossless.write(tmp_path / "two.mkv", lossless.sound(2.0), lossless.pictures(2.0))
+    start = time.monotonic()
+    came_s = []
+    for result in quick.predict_live(str(path), hop=0.5):
+        came_s.append((result.end_s, time.monotonic() - start))
+    assert [end_s for end_s, _ in came_s] == [1.0, 1.5, 2.0]
+    assert all(at_s >= end_s - 0.05 for end_s, at_s in came_s)
+
+
+def test_closing_a_live_iterator_stops_its_thread(quick):
+    found = quick.predict_live("lavfi:sine=frequency=200", hop=0.25)
+    assert next(found).end_s == 1.0
+    found.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "taemi-source"]
+
+
+def test_a_pipe_in_the_file_system_is_a_live_source(quick, tmp_path):
+    import os
+
+    path = lossless.write(tmp_path / "one.mkv", lossless.sound(1.5), lossless.pictures(1.5))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    writer.start()
+    found = quick.predict_live(str(pipe), hop=0.5)
+    assert next(found).vision.frames == 10
+    found.close()
+    writer.join()
+    assert isinstance(open_live(str(pipe), quick.decoder), NamedSource)
+    assert isinstance(open_live(str(path), quick.decoder), FileSource)
+    assert Path(open_live(str(path), quick.decoder).name) == path
