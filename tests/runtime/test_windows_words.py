@@ -129,7 +129,7 @@ def test_silence_is_never_recognised_and_a_recogniser_that_fails_says_so(bundle,
         with taemi_runtime.load(bundle.folder, device="cpu", asr=model) as scorer:
             (first, second) = scorer.predict_windows(silent, hop=2.0)
             with pytest.raises(
-                EngineError, match="cannot recognise speech in .*loud.mkv: faster-whisper failed"
+                EngineError, match=r"cannot recognise speech in .*loud.mkv: faster-whisper failed"
             ):
                 list(scorer.predict_windows(loud))
     finally:
@@ -160,10 +160,10 @@ def talking(tmp_path_factory):
     """20 s of a head that moves steadily, leaves for three seconds, and returns."""
     frames = []
     for index in range(200):
-        picture = wall(120, 160)
+        picture = wall(144, 192)
         if not 80 <= index < 110:
-            x = 80 + 30 * np.sin(index / 12)
-            draw(picture, Face(x, 60 + 8 * np.cos(index / 9), 28 + 3 * np.sin(index / 20)))
+            x, y = 96 + 30 * np.sin(index / 12), 70 + 8 * np.cos(index / 9)
+            picture = draw(picture, Face(x, y, 34 + 3 * np.sin(index / 20)))
         frames.append(picture)
     frames = np.stack(frames)
     path = tmp_path_factory.mktemp("faces") / "talking.mkv"
@@ -177,7 +177,7 @@ def test_faces_are_those_of_the_whole_clip_and_fresh_ones_differ_a_little_at_the
     with taemi_runtime.load(
         bundle.folder, device="cpu", asr="none", faces="auto", clip_scores=False
     ) as scorer:
-        session = Session(scorer, FileSource(path, scorer.decoder), 2.0)
+        session = Session(scorer, FileSource(path, scorer.decoder), 4.0)
         kept = []
         see = session.windows._clip
         session.windows._clip = lambda stretch, window, seen: (

@@ -17,6 +17,7 @@ from taemi_runtime.errors import UsageError
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.job import Job
 from taemi_runtime.loading import open_model
+from taemi_runtime.over_time.canvas import canvas_for
 from taemi_runtime.over_time.live import STDIN, open_live
 from taemi_runtime.over_time.pcm import PcmFormat
 from taemi_runtime.over_time.results import WindowResult
@@ -157,6 +158,8 @@ def _check(asked: TimeJob) -> float:
             "neither --hop nor --live was given",
             "Give --hop SECONDS to score windows over time",
         )
+    if asked.plot is not None:
+        canvas_for(asked.plot)
     if asked.live is not None and job.inputs:
         raise UsageError(
             f"cannot score {job.inputs[0]} beside --live {asked.live}",
