@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av.error
@@ -313,6 +314,26 @@ def test_options_reach_ffmpeg_and_limits_hold_for_named_sources(bundle):
         assert isinstance(source, NamedSource)
         with pytest.raises(MediaError):
             list(Session(small, source, 2.0, live=True))
+
+
+def test_the_sound_of_a_fast_microphone_stays_with_its_timestamps(scorer, tmp_path):
+    # 20 s of samples whose timestamps say 19.4 s, as of a clock that is 3 % fast.
+    samples = lossless.sound(20.0)
+    path = tmp_path / "fast.mkv"
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono")
+        for start in range(0, samples.size, 320):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 320], "s16", "mono")
+            frame.sample_rate, frame.time_base = RATE_HZ, Fraction(1, RATE_HZ)
+            frame.pts = round(start * 0.97)
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    clock = FakeClock()
+    results = list(live(scorer, NamedSource(f"matroska:{path}", scorer.decoder, clock=clock), 4.0, clock))
+    assert results[-1].end_s == pytest.approx(19.4, abs=0.12)
+    assert [len(result.warnings) for result in results] == [0, 0, 0]
+    # A file's timestamps may be wrong: every sample counts.
+    assert list(scorer.predict_windows(path, hop=4.0))[-1].end_s == pytest.approx(20.0, abs=0.01)
 
 
 def test_an_unreachable_source_says_so_at_once(scorer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -62,7 +63,8 @@ class NamedSource:
         clock: Clock | None = None,
     ) -> None:
         self.name = name
-        self._decoder = decoder
+        # With a detector of its own: this one works in another thread.
+        self._decoder = replace(decoder)
         self._options = dict(options or {})
         self._clock = clock or WallClock()
         self._format, self._url = _format_and_url(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -57,7 +58,8 @@ class FileSource:
         self.name = str(path)
         self.seconds = 0.0
         self._path = path
-        self._decoder = decoder
+        # With a detector of its own: this one works in another thread.
+        self._decoder = replace(decoder)
 
     def events(self, has_time: Callable[[], bool], stop: threading.Event) -> Iterator[Event]:
         """Yield what the file holds.

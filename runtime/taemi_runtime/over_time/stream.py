@@ -144,7 +144,9 @@ class MediaStream:
         if not isinstance(sound, str):
             # After a break the container's length says nothing of the timestamps.
             claimed_s = (self._container.duration or 0) / av.time_base if not self._broke else 0.0
-            self._sound = SoundTrack(sound, reading.preprocessing.audio, self._axis_s, claimed_s)
+            self._sound = SoundTrack(
+                sound, reading.preprocessing.audio, self._axis_s, claimed_s, live=reading.endless
+            )
         if not isinstance(sight, str):
             vision = reading.preprocessing.vision
             self._sight = SightTrack(

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -24,6 +25,8 @@ from taemi_runtime.tracks import Track, VideoTrack
 # Longer and more than any source gives.
 _ENDLESS_S = 1e9
 _ENDLESS_FRAMES = 2**62
+# As much as a gap has to be long before silence stands for it.
+_SURPLUS_S = 0.1
 # What a decoder's threads may hold back, in seconds.
 _HELD_BACK_S = 1.0
 
@@ -36,15 +39,25 @@ class SoundTrack(AudioTrack):
         preprocessing: The waveform's rate.
         start_s: Where the stretch begins on the axis of the container's timestamps, in seconds.
         claimed_s: The clip's length as its container says, in seconds; 0 where it does not.
+        live: Whether samples are left out where there are more than the timestamps have time for, as of a
+            microphone whose clock is fast; of a file, whose timestamps may be wrong, all are kept.
 
     Attributes:
         bad: How many samples were NaN or infinite; they are given as silence.
     """
 
     def __init__(
-        self, stream: AudioStream, preprocessing: AudioPreprocessing, start_s: float, claimed_s: float = 0.0
+        self,
+        stream: AudioStream,
+        preprocessing: AudioPreprocessing,
+        start_s: float,
+        claimed_s: float = 0.0,
+        *,
+        live: bool = False,
     ) -> None:
         super().__init__(stream, replace(preprocessing, max_seconds=_ENDLESS_S), start_s, claimed_s)
+        self._live = live
+        self._surplus = 0
         self._ready: list[Sound] = []
         self._given = 0
         self.bad = 0
@@ -67,8 +80,24 @@ class SoundTrack(AudioTrack):
         self._given += sum(piece.count for piece in ready)
         return ready
 
+    def _fill_gap(self, frame: AudioFrame) -> None:
+        time_s = None if frame.time is None else frame.time - self.start_s
+        if (
+            self._live
+            and time_s is not None
+            and self._end_s is not None
+            and self._end_s - time_s > _SURPLUS_S
+        ):
+            self._surplus += round((self._end_s - time_s) * self._rate_hz)
+            self._end_s = time_s
+        super()._fill_gap(frame)
+
     def _collect(self) -> None:
         for part in self._parts:
+            if self._surplus:
+                left_out = min(self._surplus, part.size)
+                self._surplus -= left_out
+                part = part[left_out:]  # noqa: PLW2901 - what is left of it
             bad = ~np.isfinite(part)
             if bad.any():
                 self.bad += int(bad.sum())
