@@ -17,11 +17,11 @@ from taemi_runtime.errors import UsageError
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
+from taemi_runtime.output import finished_first, require_writable
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, Outcome, open_writer
-from taemi_runtime.writing import finished_first, require_writable
 
 _log = logging.getLogger(__name__)
 

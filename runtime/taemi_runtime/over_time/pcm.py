@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.errors import UsageError
+from taemi_runtime.over_time.breaks import BREAK_S
 from taemi_runtime.over_time.clock import Clock, WallClock
 from taemi_runtime.over_time.events import Begins, Ends, Event, Reached, Sound
-from taemi_runtime.over_time.stream import BREAK_S
 
 # FFmpeg's names, without its "pcm_"; numpy's types; what full scale is.
 _FORMATS = {"s16le": ("<i2", 32_768.0), "s32le": ("<i4", 2_147_483_648.0), "f32le": ("<f4", 1.0)}

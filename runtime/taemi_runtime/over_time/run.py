@@ -17,6 +17,7 @@ from taemi_runtime.errors import UsageError
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.job import Job
 from taemi_runtime.loading import open_model
+from taemi_runtime.output import finished_first, require_writable
 from taemi_runtime.over_time.canvas import canvas_for
 from taemi_runtime.over_time.live import STDIN, open_live
 from taemi_runtime.over_time.pcm import PcmFormat
@@ -29,7 +30,6 @@ from taemi_runtime.over_time.worker import Worker
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.transcripts import Transcripts
-from taemi_runtime.writing import finished_first, require_writable
 
 _log = logging.getLogger(__name__)
 
@@ -257,8 +257,7 @@ def _follow(session: Session, run: _Run, job: Job, name: str) -> None:
     try:
         for result in worker:
             if isinstance(result, Exception):
-                if job.debug:
-                    _log.debug("%s", name, exc_info=result)
+                _log.debug("%s", name, exc_info=result)
                 _fail(job, run, ClipFailure.from_error(name, result))
                 continue
             run.add(result)

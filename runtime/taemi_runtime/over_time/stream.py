@@ -19,22 +19,18 @@ from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.limits import DecodeLimits, LimitExceeded
 from taemi_runtime.media import audio_stream, tell_lost_end, video_stream
 from taemi_runtime.opening import is_stalled, tell_stall
+from taemi_runtime.over_time.breaks import Times, look_ahead
 from taemi_runtime.over_time.events import Begins, Ends, Event, Reached
 from taemi_runtime.over_time.tracks import SightTrack, SoundTrack
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.remarks import tell_damage
 from taemi_runtime.tracks import Track
 
-# Where no track gives anything for longer than this, in seconds, the source stopped and returned. Tracks of
-# whole recordings leave gaps of tenths of a second; slides on a screen say how long they stand.
-BREAK_S = 2.0
 # Where a track has no packet for this long while others go on, it gives nothing more for the time before:
 # containers store tracks side by side, with at most a few seconds between them. Live windows wait less.
 _NO_PACKET_S, _NO_PACKET_LIVE_S = 10.0, 2.0
 # The same where it has packets and its decoder gives nothing.
 _NO_FRAME_S, _NO_FRAME_LIVE_S = 30.0, 4.0
-# So many packets are looked at after a break to find which of them is the earliest.
-_LOOKAHEAD = 32
 # Reading is given up where it takes longer than the limit for this much of the source, in seconds.
 _PROGRESS_S = 1.0
 
@@ -96,7 +92,7 @@ class MediaStream:
         self._axis_s = (container.start_time or 0) / av.time_base
         self._sound: SoundTrack | None = None
         self._sight: SightTrack | None = None
-        self._last_s: dict[int, float] = {}
+        self._times = Times()
         self._told: dict[int, tuple[int, float, float]] = {}
         self._resting: set[int] = set()
         self._spent_s = self._spent_before_s = 0.0
@@ -121,14 +117,14 @@ class MediaStream:
         yield self._open(self._begins)
         packets = self._packets()
         while (packet := next(packets, None)) is not None:
-            change = self._change(packet)
+            change = self._times.change(packet, self._axis_s, self._seen_s)
             if change is not None:
                 yield from self._close(last=False)
                 self._broke = True
-                at_s, gap_s, why = change
-                ahead, early_s = self._look_ahead(packet, packets)
-                self._axis_s = _starts_s(packet) - early_s
-                yield self._open(Begins(at_s - early_s, max(0.0, gap_s - early_s), why))
+                ahead, early_s = look_ahead(packet, packets, len(self._tracks))
+                self._axis_s += change.axis_s - early_s
+                at_s = self._begins.at_s + change.after_s - early_s
+                yield self._open(Begins(at_s, max(0.0, change.gap_s - early_s), change.why))
                 packets = itertools.chain(ahead, packets)
                 continue
             yield from self._take(packet)
@@ -158,7 +154,7 @@ class MediaStream:
                 live=reading.live,
                 has_time=reading.has_time,
             )
-        self._last_s = {}
+        self._times = Times()
         self._told = {}
         self._resting = set()
         self._seen_s = self._progress_s = 0.0
@@ -196,8 +192,7 @@ class MediaStream:
         track = by_index[packet.stream.index]
         track.take(packet)
         self._resting.discard(track.index)
-        if packet.dts is not None and packet.time_base is not None:
-            self._last_s[track.index] = float(packet.dts * packet.time_base)
+        self._times.note(packet)
         self._seen_s = max(self._seen_s, track.reached_s)
         if not self._reading.endless:
             self._reading.limits.check_length(self._begins.at_s + self._seen_s)
@@ -259,39 +254,6 @@ class MediaStream:
         self.lost = tuple(warnings)
         yield Ends(ends_s, self._spent_s * 1e3, tuple(warnings))
 
-    def _change(self, packet: Packet[Stream]) -> tuple[float, float, str] | None:
-        """Say where another stretch begins with a packet, after what gap, and why; ``None`` if none does."""
-        if packet.pts is None or packet.dts is None or not self._seen_s:
-            return None
-        time_s = _starts_s(packet) - self._axis_s
-        if time_s > self._seen_s + BREAK_S:
-            gap_s = time_s - self._seen_s
-            return self._begins.at_s + time_s, gap_s, f"nothing came for {gap_s:.1f} s"
-        last_s = self._last_s.get(packet.stream.index, -math.inf)
-        if float(packet.dts * packet.time_base) < last_s - BREAK_S:
-            return self._begins.at_s + self._seen_s, 0.0, "the source's timestamps started over"
-        return None
-
-    def _look_ahead(
-        self, packet: Packet[Stream], packets: Iterator[Packet[Stream]]
-    ) -> tuple[list[Packet[Stream]], float]:
-        """Read on until every track has given a packet of the new stretch.
-
-        Returns:
-            The packets, and how much earlier than the first of them the earliest is, in seconds.
-        """
-        ahead = [packet]
-        while len({item.stream.index for item in ahead}) < len(self._tracks) and len(ahead) < _LOOKAHEAD:
-            further = next(packets, None)
-            if further is None:
-                break
-            ahead.append(further)
-        begin_s = _starts_s(packet)
-        times = (_starts_s(item) for item in ahead if item.pts is not None)
-        return ahead, max(
-            (begin_s - time_s for time_s in times if 0 <= begin_s - time_s < BREAK_S), default=0.0
-        )
-
     def _news(self) -> tuple[str, ...]:
         """Say what was damaged since this was last asked."""
         found = []
@@ -318,10 +280,6 @@ class MediaStream:
         if not self._reading.endless and self._spent_s - self._spent_before_s > limit_s:
             found = f"reading {_PROGRESS_S:g} s of it takes longer than the limit of {limit_s:g} s"
             raise LimitExceeded(found, "max_decode_seconds")
-
-
-def _starts_s(packet: Packet[Stream]) -> float:
-    return float((packet.pts or 0) * packet.time_base)
 
 
 def _gave(track: SoundTrack | SightTrack) -> bool:

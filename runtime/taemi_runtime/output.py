@@ -1,4 +1,4 @@
-"""Care for results that are written while the work goes on."""
+"""Where results go: checked before the work, whole after every line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def require_writable(out: Path) -> None:
     """Refuse an unwritable output before the work, not after it.
 
     Raises:
-        UsageError: It is a folder, or cannot be written.
+        UsageError: It is a folder, or lies where nothing can be written.
     """
     try:
         if out.is_dir():
