@@ -279,3 +279,49 @@ def test_an_iterator_that_is_closed_stops_reading(scorer, long):
     assert next(found).index == 0
     found.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "taemi-source"]
+
+
+def test_the_example_of_the_page_runs(bundle, long, tmp_path, monkeypatch, capsys):
+    import re
+    import shutil
+
+    page = Path(__file__).parents[2] / "docs" / "over-time.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    shutil.copytree(bundle.folder, tmp_path / "ckpt.taemi")
+    shutil.copy(long, tmp_path / "long.mp4")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith("0.0 12.0 ")
+
+
+def test_windows_import_no_training_stack(bundle, long):
+    import subprocess
+    import sys
+
+    from tests.runtime.made_clips import SAME_CODE
+
+    code = (
+        "import sys, taemi_runtime\n"
+        f"with taemi_runtime.load({str(bundle.folder)!r}, asr='none') as scorer:\n"
+        f"    print(len(list(scorer.predict_windows({str(long)!r}, hop=5.0))))\n"
+        "print(*{'torch', 'transformers', 'onnx', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=SAME_CODE, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["5"]
+
+
+def test_sessions_in_several_threads_have_the_scores_of_one(scorer, long):
+    from concurrent.futures import ThreadPoolExecutor
+
+    alone = [result.intensities for result in scorer.predict_windows(long, hop=4.0)]
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(
+            lambda _: [result.intensities for result in scorer.predict_windows(long, hop=4.0)], range(8)
+        )
+    for one in found:
+        for a, b in zip(one, alone, strict=True):
+            np.testing.assert_allclose(list(a.values()), list(b.values()), atol=SAME)
