@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -15,6 +18,7 @@ import pytest
 
 import taemi_runtime
 from taemi_runtime.errors import MediaError, UsageError
+from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.over_time.inbox import MOST_FRAMES
 from taemi_runtime.over_time.live import open_live
 from taemi_runtime.over_time.named import GIVE_UP_S, NamedSource
@@ -303,8 +307,6 @@ def test_sources_that_are_none_are_refused(scorer, name, found):
 
 
 def test_options_reach_ffmpeg_and_limits_hold_for_named_sources(bundle):
-    from taemi_runtime.limits import DecodeLimits
-
     with taemi_runtime.load(
         bundle.folder, device="cpu", asr="none", limits=DecodeLimits(max_pixels=1000)
     ) as small:
@@ -377,3 +379,52 @@ def test_a_pipe_in_the_file_system_is_a_live_source(quick, tmp_path):
     assert isinstance(open_live(str(pipe), quick.decoder), NamedSource)
     assert isinstance(open_live(str(path), quick.decoder), FileSource)
     assert Path(open_live(str(path), quick.decoder).name) == path
+
+
+_SENDER = """
+import sys, time, av, numpy as np
+from fractions import Fraction
+with av.open(f"udp://127.0.0.1:{sys.argv[1]}?pkt_size=1316", "w", format="mpegts") as writer:
+    video = writer.add_stream("mpeg2video", rate=25)
+    video.width, video.height, video.pix_fmt, video.gop_size = 64, 48, "yuv420p", 5
+    sound = writer.add_stream("mp2", rate=16000, layout="mono")
+    start, blocks = time.monotonic(), 0
+    for index in range(int(sys.argv[2])):
+        grey = np.full((48, 64, 3), index % 200, np.uint8)
+        frame = av.VideoFrame.from_ndarray(grey).reformat(format="yuv420p")
+        frame.pts, frame.time_base = index, Fraction(1, 25)
+        writer.mux(video.encode(frame))
+        while blocks * 1152 / 16000 < index / 25:
+            wave = (8000 * np.sin(np.arange(1152) / 9)).astype(np.int16)
+            block = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
+            block.sample_rate, block.pts, block.time_base = 16000, blocks * 1152, Fraction(1, 16000)
+            writer.mux(sound.encode(block))
+            blocks += 1
+        time.sleep(max(0, start + index / 25 - time.monotonic()))
+"""
+
+
+@pytest.mark.slow
+def test_a_network_stream_that_stops_and_returns(quick):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quick.decoder = replace(quick.decoder, limits=DecodeLimits(max_decode_seconds=80))
+    command = [sys.executable, "-c", _SENDER, str(port), "150"]
+    senders = [subprocess.Popen(command)]
+    found = []
+    for result in quick.predict_live(f"udp://127.0.0.1:{port}", hop=0.5):
+        found.append(result)
+        if len(senders) == 1 and result.end_s > 4.5:
+            senders[0].wait()
+            senders.append(subprocess.Popen(command))
+        if len(senders) == 2 and any(one.gap_s is not None for one in found[:-1]):
+            break
+    for sender in senders:
+        sender.kill()
+        sender.wait()
+    (back,) = [one for one in found if one.gap_s is not None]
+    assert back.gap_s > 0.3  # starting a sender takes longer
+    assert found[-1].late_s < 0.5 + back.gap_s / 2  # the stop did not make what follows late
+    assert back.start_s == pytest.approx(found[found.index(back) - 1].end_s + back.gap_s, abs=0.6)
+    assert all(one.vision.frames >= 15 and one.audio.seconds_used > 0.5 for one in found if not one.partial)

@@ -44,13 +44,16 @@ class Times:
         if packet.dts is not None and packet.time_base is not None:
             self._last_s[packet.stream.index] = float(packet.dts * packet.time_base)
 
-    def change(self, packet: Packet[Stream], axis_s: float, seen_s: float) -> Change | None:
+    def change(
+        self, packet: Packet[Stream], axis_s: float, seen_s: float, waited_s: float = 0.0
+    ) -> Change | None:
         """Return the break that a packet comes after; ``None`` where it goes on.
 
         Args:
             packet: The packet.
             axis_s: The timestamp of the stretch's beginning, in seconds.
             seen_s: The end of the last packet, in seconds from there.
+            waited_s: How long the packet was waited for, which tells the gap where its timestamp does not.
         """
         if packet.pts is None or packet.dts is None or not seen_s:
             return None
@@ -60,7 +63,7 @@ class Times:
             return Change(time_s, time_s, gap_s, f"nothing came for {gap_s:.1f} s")
         last_s = self._last_s.get(packet.stream.index, -math.inf)
         if float(packet.dts * packet.time_base) < last_s - BREAK_S:
-            return Change(time_s, seen_s, 0.0, "the source's timestamps started over")
+            return Change(time_s, seen_s + waited_s, waited_s, "the source's timestamps started over")
         return None
 
 

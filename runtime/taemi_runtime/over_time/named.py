@@ -85,6 +85,7 @@ class NamedSource:
             endless=True,
             live=True,
             has_time=has_time,
+            now_s=self._clock.now_s,
         )
         came, why, wait_s = False, "", _FIRST_WAIT_S
         while not stop.is_set():
@@ -103,7 +104,7 @@ class NamedSource:
             except av.error.FFmpegError as error:
                 if not came:
                     raise self._refusal(error) from error
-                found = error.strerror or str(error)
+                found = self._tell(error)
             else:
                 if ended:
                     return
@@ -142,9 +143,11 @@ class NamedSource:
         return container
 
     def _refusal(self, error: av.error.FFmpegError) -> MediaError:
-        limits = self._decoder.limits
-        found = tell_stall(limits) if is_stalled(error) else error.strerror or str(error)
-        return MediaError(f"cannot open {self.name}", found, _FIX)
+        return MediaError(f"cannot open {self.name}", self._tell(error), _FIX)
+
+    def _tell(self, error: av.error.FFmpegError) -> str:
+        stalled = is_stalled(error)
+        return tell_stall(self._decoder.limits) if stalled else error.strerror or str(error)
 
 
 def _check(container: InputContainer, limits: DecodeLimits) -> None:

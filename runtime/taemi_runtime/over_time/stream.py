@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -31,6 +32,9 @@ from taemi_runtime.tracks import Track
 _NO_PACKET_S, _NO_PACKET_LIVE_S = 10.0, 2.0
 # The same where it has packets and its decoder gives nothing.
 _NO_FRAME_S, _NO_FRAME_LIVE_S = 30.0, 4.0
+# Of so many packets one may have been waited for in place of the first after a break: demuxers hold the last
+# packet of each track until they see where it ends.
+_HELD_PACKETS = 8
 # Reading is given up where it takes longer than the limit for this much of the source, in seconds.
 _PROGRESS_S = 1.0
 
@@ -47,6 +51,7 @@ class Reading:
         endless: Whether the source may go on for as long as it likes.
         live: Whether nobody waits for a track that is behind.
         has_time: Asked before each frame is looked at; see [SightTrack][].
+        now_s: Tells the time while a source is live whose timestamps may start over; ``None`` for files.
     """
 
     preprocessing: Preprocessing
@@ -56,6 +61,7 @@ class Reading:
     endless: bool = False
     live: bool = False
     has_time: Callable[[], bool] = lambda: True
+    now_s: Callable[[], float] | None = None
 
 
 class MediaStream:
@@ -97,6 +103,7 @@ class MediaStream:
         self._resting: set[int] = set()
         self._spent_s = self._spent_before_s = 0.0
         self._seen_s = self._progress_s = 0.0
+        self._waits_s: deque[float] = deque([0.0], maxlen=_HELD_PACKETS)
         self.broken = ""
         self.decoded = False
         self.lost: tuple[str, ...] = ()
@@ -117,7 +124,7 @@ class MediaStream:
         yield self._open(self._begins)
         packets = self._packets()
         while (packet := next(packets, None)) is not None:
-            change = self._times.change(packet, self._axis_s, self._seen_s)
+            change = self._times.change(packet, self._axis_s, self._seen_s, max(self._waits_s))
             if change is not None:
                 yield from self._close(last=False)
                 self._broke = True
@@ -173,6 +180,7 @@ class MediaStream:
         source = self._container.demux(*wanted)
         while True:
             start = time.perf_counter()
+            asked_s = self._reading.now_s() if self._reading.now_s is not None else 0.0
             packet = None
             try:
                 packet = next(source, None)
@@ -182,6 +190,8 @@ class MediaStream:
             except IndexError:
                 pass  # PyAV stumbles at the end of a file over tracks that appeared midway.
             self._spend(start)
+            if self._reading.now_s is not None:
+                self._waits_s.append(self._reading.now_s() - asked_s)
             if packet is None:
                 return
             yield packet
