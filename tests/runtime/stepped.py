@@ -27,42 +27,44 @@ class FakeClock:
 
 
 class SteppedFeed(Feed):
-    """Gives what is due by the clock, in the thread of whoever asks: what a busy one missed piles up."""
+    """Reads and scores in one thread, with a clock for each, as two threads would."""
 
     most_frames = 0
+    work: FakeClock
 
     def __iter__(self) -> Iterator[list[Portion]]:
         for event in self._until_error():
-            due_s = self._pace.due_s(event)
-            if due_s is not None:
-                if self.origin_s is None:
-                    self.origin_s = self._clock.now_s() - due_s
-                ahead_s = self.origin_s + due_s - self._source.lead_s - self._clock.now_s()
-                if ahead_s > 1e-9:
-                    self.most_frames = max(self.most_frames, self._inbox.waiting)
-                    # Everything before it is there by now. Looking at it may take its time.
-                    waiting = self._inbox.take(0)
-                    if waiting:
-                        yield waiting
-                    ahead_s = self.origin_s + due_s - self._source.lead_s - self._clock.now_s()
-                    self._clock.wait(ahead_s, self._stop)
+            self._wait_for(event)
+            self.most_frames = max(self.most_frames, self._inbox.waiting)
+            if self._clock.now_s() > self.work.time_s:
+                # Whoever scores has been waiting for something since; what it does takes time of its own.
+                waiting = self._inbox.take(0)
+                if waiting:
+                    yield waiting
+                self.work.time_s = max(self.work.time_s, self._clock.now_s())
             self._inbox.put(event)
         while (portions := self._inbox.take(0)) is not None:
             yield portions
 
+    def late_s(self, time_s: float) -> float | None:
+        assert self.origin_s is not None
+        return max(self.work.time_s - self.origin_s - time_s, 0.0)
+
     def _until_error(self) -> Iterator[Event]:
         try:
-            yield from self._source.events(self._inbox.wants_frame, self._stop)
+            yield from self._source.events(self._wants_frame, self._stop)
         except Exception as error:  # as in the thread that this stands for
             self._inbox.finish(error)
         else:
             self._inbox.finish()
 
 
-def live(scorer, source, hop_s: float, clock: FakeClock) -> Session:
-    """Return a live session whose source plays by a clock that jumps."""
-    session = Session(scorer, source, hop_s, live=True, clock=clock)
-    session._feed = SteppedFeed(source, scorer.preprocessing.audio.rate_hz, live=True, clock=clock)
+def live(scorer, source, hop_s: float, clock: FakeClock, work: FakeClock | None = None) -> Session:
+    """Return a live session whose source plays by one clock and whose scoring takes time of another."""
+    work = work or FakeClock()
+    session = Session(scorer, source, hop_s, live=True, clock=work)
+    session._feed = feed = SteppedFeed(source, scorer.preprocessing.audio.rate_hz, live=True, clock=clock)
+    feed.work = work
     return session
 
 

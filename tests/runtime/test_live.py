@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import taemi_runtime
-from taemi_runtime.errors import MediaError, UsageError
+from taemi_runtime.errors import MediaError
 from taemi_runtime.limits import DecodeLimits
+from taemi_runtime.over_time.events import Sight, Unseen
 from taemi_runtime.over_time.inbox import MOST_FRAMES
 from taemi_runtime.over_time.live import open_live
 from taemi_runtime.over_time.named import GIVE_UP_S, NamedSource
-from taemi_runtime.over_time.pcm import PcmFormat, PcmSource
 from taemi_runtime.over_time.session import Session
 from taemi_runtime.over_time.sources import FileSource
 from tests.runtime import lossless
@@ -76,9 +76,9 @@ def test_a_fast_machine_scores_every_window_when_its_time_has_come(scorer, long)
 
 
 def test_a_slow_machine_skips_windows_and_counts_them(scorer, long, monkeypatch):
-    clock = FakeClock()
-    make_slow(monkeypatch, scorer, clock, "audio", lambda: 5.0)
-    session = live(scorer, open_live(str(long), scorer.decoder), 2.0, clock)
+    work = FakeClock()
+    make_slow(monkeypatch, scorer, work, "audio", lambda: 5.0)
+    session = live(scorer, open_live(str(long), scorer.decoder), 2.0, FakeClock(), work)
     results = list(session)
     # Windows end at 12, 14, ..., 40 and 41 s; each takes 5 s, after which the newest is the next.
     assert [result.end_s for result in results] == [12, 16, 22, 26, 32, 36, 41]
@@ -94,9 +94,9 @@ def test_a_slow_machine_skips_windows_and_counts_them(scorer, long, monkeypatch)
 
 
 def test_a_machine_that_cannot_look_at_every_frame_drops_some_and_counts_them(scorer, long, monkeypatch):
-    clock = FakeClock()
-    make_slow(monkeypatch, scorer, clock, "vision", lambda: 8.0)
-    session = live(scorer, open_live(str(long), scorer.decoder), 2.0, clock)
+    work = FakeClock()
+    make_slow(monkeypatch, scorer, work, "vision", lambda: 8.0)
+    session = live(scorer, open_live(str(long), scorer.decoder), 2.0, FakeClock(), work)
     results = list(session)
     assert session._feed.most_frames <= MOST_FRAMES
     assert session.windows.dropped == sum(result.dropped_frames for result in results) > 0
@@ -108,11 +108,42 @@ def test_a_machine_that_cannot_look_at_every_frame_drops_some_and_counts_them(sc
     assert results[-1].audio.seconds_used == pytest.approx(results[-1].end_s - results[-1].start_s, abs=0.1)
 
 
-def test_sound_that_nobody_takes_becomes_a_gap_and_no_queue(scorer, monkeypatch):
+class SlowEyes(Synthetic):
+    """A source whose every frame takes a while to look at, as face search in large frames does."""
+
+    def __init__(self, length_s: float, clock: FakeClock, look_s: float) -> None:
+        super().__init__(length_s)
+        self._clock = clock
+        self._look_s = look_s
+
+    def events(self, has_time, stop):
+        for event in super().events(has_time, stop):
+            if isinstance(event, Sight):
+                if not has_time():
+                    yield Unseen(event.time_s)
+                    continue
+                self._clock.time_s += self._look_s
+            yield event
+
+
+@pytest.mark.parametrize(("look_s", "least"), [(0.05, 120), (0.3, 30)])
+def test_a_source_that_takes_too_long_to_read_keeps_its_pace_by_leaving_frames_out(scorer, look_s, least):
     clock = FakeClock()
+    session = live(scorer, SlowEyes(60.0, clock, look_s), 4.0, clock)
+    results = list(session)
+    assert [result.end_s for result in results] == [12.0 + 4 * k for k in range(13)]
+    # A tenth of a second is what each frame may take. Rows stay about a second late at most.
+    assert max(result.late_s for result in results) < 1.0 + 2 * look_s + 0.2
+    assert all(least <= result.vision.frames <= 120 for result in results)
+    assert all(result.audio.seconds_used == 12.0 for result in results)
+    assert (session.windows.dropped > 0) == (look_s > 0.1)
+
+
+def test_sound_that_nobody_takes_becomes_a_gap_and_no_queue(scorer, monkeypatch):
+    work = FakeClock()
     waits = iter([100.0])
-    make_slow(monkeypatch, scorer, clock, "audio", lambda: next(waits, 0.0))
-    session = live(scorer, Synthetic(140.0), 2.0, clock)
+    make_slow(monkeypatch, scorer, work, "audio", lambda: next(waits, 0.0))
+    session = live(scorer, Synthetic(140.0), 2.0, FakeClock(), work)
     most = 0
     for _ in session:
         most = max(most, session.windows.kept[0])
@@ -216,81 +247,6 @@ def test_results_before_an_error_are_given(scorer, monkeypatch):
     assert next(session).end_s == pytest.approx(4.0, abs=0.05)
     with pytest.raises(MediaError):
         next(session)
-
-
-class Pipe:
-    """What a recorder writes, with pauses of the clock."""
-
-    def __init__(self, clock, *blocks: bytes | float) -> None:
-        self._clock = clock
-        self._blocks = list(blocks)
-
-    def read1(self, size: int, /) -> bytes:
-        while self._blocks and isinstance(self._blocks[0], float):
-            self._clock.time_s += self._blocks.pop(0)
-        if not self._blocks:
-            return b""
-        block = self._blocks.pop(0)
-        if len(block) > size:
-            self._blocks.insert(0, block[size:])
-        return block[:size]
-
-
-@pytest.mark.parametrize("form", ["s16le", "s32le", "f32le"])
-def test_raw_samples_give_the_scores_of_a_file_of_them(scorer, tmp_path, form):
-    samples = lossless.sound(17.0)
-    content = {
-        "s16le": samples.astype("<i2"),
-        "s32le": samples.astype("<i4") * 65_536,
-        "f32le": (samples / 32_768).astype("<f4"),
-    }[form].tobytes()
-    clock = FakeClock()
-    # Blocks that cut through samples, as pipes do.
-    pipe = Pipe(clock, *(content[at : at + 1001] for at in range(0, len(content), 1001)))
-    source = PcmSource(pipe, PcmFormat(form), RATE_HZ, clock)
-    results = list(live(scorer, source, 2.5, clock))
-    path = lossless.write(tmp_path / "same.wav", samples, None)
-    same = list(scorer.predict_windows(path, hop=2.5))
-    assert len(results) == len(same) == 3
-    for one, other in zip(results, same, strict=True):
-        np.testing.assert_allclose(scores(one), scores(other), atol=SAME)
-    assert results[0].vision.why == "raw PCM has no video track"
-
-
-def test_raw_samples_of_another_rate_are_resampled(scorer):
-    clock = FakeClock()
-    samples = lossless.sound(12.0, rate_hz=48_000)
-    source = PcmSource(
-        Pipe(clock, samples.astype("<i2").tobytes()), PcmFormat("s16le", 48_000), RATE_HZ, clock
-    )
-    (result,) = live(scorer, source, 2.5, clock)
-    assert result.audio.seconds_used == pytest.approx(12.0, abs=0.01)
-
-
-def test_a_recorder_that_stops_and_returns_leaves_a_gap(scorer):
-    clock = FakeClock()
-    content = lossless.sound(13.0).astype("<i2").tobytes()
-    source = PcmSource(Pipe(clock, content, 30.0, content), PcmFormat(), RATE_HZ, clock)
-    results = list(live(scorer, source, 4.0, clock))
-    assert [result.gap_s for result in results] == [None, None, pytest.approx(30.0), None]
-    assert results[2].start_s >= 13 + 30
-    np.testing.assert_allclose(scores(results[2]), scores(results[0]), atol=SAME)
-
-
-def test_samples_that_are_no_numbers_count_as_silence(scorer):
-    clock = FakeClock()
-    samples = (lossless.sound(5.0) / 32_768).astype("<f4")
-    samples[100:110] = np.nan
-    (result,) = live(
-        scorer, PcmSource(Pipe(clock, samples.tobytes()), PcmFormat("f32le"), RATE_HZ, clock), 2, clock
-    )
-    assert result.warnings == ("10 samples are NaN or infinite and count as silence",)
-
-
-@pytest.mark.parametrize("text", ["s16le", "s16le:", "u8:16000", "s16le:5", "s16le:1e4", "s16le:16000:2"])
-def test_unknown_raw_formats_are_refused(text):
-    with pytest.raises(UsageError, match="expected FORMAT:RATE with s16le, s32le, f32le"):
-        PcmFormat.parse(text)
 
 
 @pytest.mark.parametrize(

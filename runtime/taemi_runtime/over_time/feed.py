@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 
@@ -9,6 +10,12 @@ from taemi_runtime.over_time.clock import Clock
 from taemi_runtime.over_time.events import Begins, Ends, Event, Sight, Sound, Unseen
 from taemi_runtime.over_time.inbox import Inbox, Portion
 from taemi_runtime.over_time.sources import Source
+
+# A source that is read this much later than usual loses frames that are not looked at, in seconds.
+_LONGEST_LAG_S = 1.0
+_CAUGHT_UP_S = 0.1
+# What is usual is the least of one to two times so many seconds.
+_LAG_WINDOW_S = 15.0
 
 
 class Pace:
@@ -40,6 +47,30 @@ class Pace:
                 return None
 
 
+class Lag:
+    """How far reading is behind a source's pace, against the least of the last seconds.
+
+    Networks are late by what they like, and steadily so is no reason to leave anything out.
+
+    Attributes:
+        is_long: Whether frames are to be left out, so that reading catches up.
+    """
+
+    def __init__(self) -> None:
+        self._since_s = 0.0
+        self._least_before_s = self._least_s = math.inf
+        self.is_long = False
+
+    def note(self, now_s: float, lag_s: float) -> None:
+        """Take a lag, in seconds, at a time."""
+        if now_s - self._since_s > _LAG_WINDOW_S:
+            self._since_s, self._least_before_s, self._least_s = now_s, self._least_s, math.inf
+        self._least_s = min(self._least_s, lag_s)
+        # Until all of it is caught up: what is left would count as usual after a while.
+        limit_s = _CAUGHT_UP_S if self.is_long else _LONGEST_LAG_S
+        self.is_long = lag_s - min(self._least_s, self._least_before_s) > limit_s
+
+
 class Feed:
     """Reads a source and holds what came until it is asked for.
 
@@ -58,6 +89,7 @@ class Feed:
         self._live = live
         self._clock = clock
         self._pace = Pace(rate_hz)
+        self._lag = Lag()
         self._inbox = Inbox(rate_hz, drops=live)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="taemi-source", daemon=True)
@@ -89,7 +121,7 @@ class Feed:
 
     def _read(self) -> None:
         try:
-            for event in self._source.events(self._inbox.wants_frame, self._stop):
+            for event in self._source.events(self._wants_frame, self._stop):
                 if (self._live and not self._wait_for(event)) or not self._inbox.put(event):
                     return
         except BaseException as error:  # it is raised where somebody waits for what comes
@@ -103,7 +135,12 @@ class Feed:
         if due_s is not None:
             if self.origin_s is None:
                 self.origin_s = self._clock.now_s() - due_s
-            ahead_s = self.origin_s + due_s - self._source.lead_s - self._clock.now_s()
-            if ahead_s > 0:
-                self._clock.wait(ahead_s, self._stop)
+            now_s = self._clock.now_s()
+            lag_s = now_s - self.origin_s - due_s
+            self._lag.note(now_s, max(lag_s, -self._source.lead_s))
+            if lag_s < -self._source.lead_s:
+                self._clock.wait(-self._source.lead_s - lag_s, self._stop)
         return not self._stop.is_set()
+
+    def _wants_frame(self) -> bool:
+        return self._inbox.wants_frame() and not (self._live and self._lag.is_long)
