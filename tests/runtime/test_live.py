@@ -108,6 +108,19 @@ def test_a_machine_that_cannot_look_at_every_frame_drops_some_and_counts_them(sc
     assert results[-1].audio.seconds_used == pytest.approx(results[-1].end_s - results[-1].start_s, abs=0.1)
 
 
+def test_frames_that_nobody_takes_for_long_are_thinned_evenly(scorer, monkeypatch):
+    work = FakeClock()
+    make_slow(monkeypatch, scorer, work, "audio", lambda: 20.0)
+    session = live(scorer, Synthetic(100.0), 2.0, FakeClock(), work)
+    results = list(session)
+    # 200 frames come while a window is scored.
+    assert session._feed.most_frames == MOST_FRAMES
+    assert session.windows.dropped > 100
+    for result in results[1:]:
+        assert 20 <= result.vision.frames < 120
+        assert result.vision.seconds_used > 10
+
+
 class SlowEyes(Synthetic):
     """A source whose every frame takes a while to look at, as face search in large frames does."""
 
