@@ -234,7 +234,8 @@ def infer(
         if all(option is None for option in options):
             code = run_job(job)
         else:
-            from taemi_runtime.over_time.run import TimeJob, run_over_time
+            from taemi_runtime.over_time.asked import TimeJob
+            from taemi_runtime.over_time.run import run_over_time
 
             code = run_over_time(TimeJob(job, hop, plot, live, live_pcm, tuple(live_option or ())))
     if code:

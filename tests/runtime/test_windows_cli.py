@@ -248,6 +248,32 @@ def test_a_source_that_cannot_be_opened_is_a_failure_row(infer, quick):
     assert f"error: {row['error']}" in err
 
 
+def test_a_source_that_cannot_be_one_is_refused_before_the_work(infer, bundle, monkeypatch):
+    monkeypatch.setattr("taemi_runtime.over_time.run.open_model", None)
+    code, out, err = infer("--live", "nowhere.mp4", "--engine", bundle.folder)
+    assert (code, out) == (1, "")
+    assert err.startswith(
+        "error: cannot open nowhere.mp4: there is no such file or device. --live takes a file"
+    )
+
+
+def test_with_nothing_to_score_nothing_is_loaded(infer, bundle, monkeypatch):
+    monkeypatch.setattr("taemi_runtime.over_time.run.open_model", None)
+    code, out, err = infer("nowhere.mp4", "--engine", bundle.folder, "--hop", 2, "--format", "json")
+    assert code == 1
+    assert json.loads(out) == [{"clip": "nowhere.mp4", "error": "there is no such file or folder"}]
+    assert "error: nowhere.mp4: there is no such file or folder\n" in err
+
+
+def test_clips_without_the_transcript_that_others_have_are_told(infer, bundle, clips, tmp_path):
+    (tmp_path / "both.txt").write_text("I won")
+    command = (clips.both, clips.second, "--engine", bundle.folder, "--hop", 1, "--asr", "none")
+    code, out, err = infer(*command, "--transcripts", tmp_path, "--format", "jsonl")
+    assert code == 0
+    assert [json.loads(line)["modalities"]["text"]["present"] for line in out.splitlines()] == [True, False]
+    assert f"warning: 1 of 2 clips have no transcript in {tmp_path} (NAME.txt, .vtt or .srt)\n" in err
+
+
 def start(*arguments):
     """Start the console script in a process of its own."""
     return subprocess.Popen(
@@ -279,7 +305,8 @@ def test_ctrl_c_ends_a_live_source_within_a_second_and_leaves_whole_rows(quick, 
         rows = json.loads(content) if form == "json" else [json.loads(line) for line in content.splitlines()]
     assert [int(row["index"]) for row in rows] == list(range(len(rows)))
     assert len(rows) >= 3
-    assert err == f"interrupted: {len(rows)} windows done\n"
+    # A busy machine may have skipped some.
+    assert re.fullmatch(rf"interrupted: {len(rows)} windows done(, \d+ skipped)?\n", err)
     assert "</svg>" in picture.read_text()
     assert took_s < 3  # a second, and what starting to leave takes on a busy machine
 

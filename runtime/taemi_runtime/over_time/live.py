@@ -9,11 +9,21 @@ from pathlib import Path
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.errors import UsageError
 from taemi_runtime.over_time.clock import Clock
-from taemi_runtime.over_time.named import NamedSource, stands
+from taemi_runtime.over_time.named import NamedSource, format_and_url, stands
 from taemi_runtime.over_time.pcm import DescriptorStream, PcmFormat, PcmSource
 from taemi_runtime.over_time.sources import FileSource, Source
 
 STDIN = "-"
+
+
+def check_live(name: str) -> None:
+    """Refuse a source that cannot be one, before anything is opened.
+
+    Raises:
+        MediaError: It is no file, device, URL or format.
+    """
+    if name != STDIN:
+        format_and_url(name)
 
 
 def open_live(

@@ -67,7 +67,7 @@ class NamedSource:
         self._decoder = replace(decoder)
         self._options = dict(options or {})
         self._clock = clock or WallClock()
-        self._format, self._url = _format_and_url(name)
+        self._format, self._url = format_and_url(name)
 
     def events(self, has_time: Callable[[], bool], stop: threading.Event) -> Iterator[Event]:
         """Yield what the source gives, again after it stopped, until it ends or stays away.
@@ -157,7 +157,12 @@ def _check(container: InputContainer, limits: DecodeLimits) -> None:
             limits.check_frame(video.codec_context.width, video.codec_context.height)
 
 
-def _format_and_url(name: str) -> tuple[str | None, str]:
+def format_and_url(name: str) -> tuple[str | None, str]:
+    """Return the input format that a source's name asks for, if it does, and what FFmpeg is to open.
+
+    Raises:
+        MediaError: It is no URL, no format, and nothing stands there.
+    """
     if "://" in name:
         return None, name
     if _CAMERA.fullmatch(name):
