@@ -211,33 +211,29 @@ def infer(
             )
         from taemi_runtime.engine import EngineOptions
         from taemi_runtime.job import Job, run_job
+        from taemi_runtime.over_time.options import OverTime
 
-        job = Job(
-            inputs=tuple(inputs or ()),
-            engine=engine,
-            bundle=bundle,
-            transcript=transcript,
-            transcripts=transcripts,
-            asr=asr,
-            asr_seconds=asr_seconds,
-            options=EngineOptions(device=device, threads=threads, cuda_backend=cuda_backend.value),
-            format=output_format.value,
-            out=out,
-            max_fps=max_fps,
-            faces=faces,
-            clip_scores=not raw,
-            limits=limits,
-            quiet=quiet,
-            debug=debug,
+        code = run_job(
+            Job(
+                inputs=tuple(inputs or ()),
+                engine=engine,
+                bundle=bundle,
+                transcript=transcript,
+                transcripts=transcripts,
+                asr=asr,
+                asr_seconds=asr_seconds,
+                options=EngineOptions(device=device, threads=threads, cuda_backend=cuda_backend.value),
+                format=output_format.value,
+                out=out,
+                max_fps=max_fps,
+                faces=faces,
+                clip_scores=not raw,
+                limits=limits,
+                quiet=quiet,
+                debug=debug,
+                over_time=OverTime.asked(hop, plot, live, live_pcm, live_option),
+            )
         )
-        options = (hop, plot, live, live_pcm, live_option)
-        if all(option is None for option in options):
-            code = run_job(job)
-        else:
-            from taemi_runtime.over_time.asked import TimeJob
-            from taemi_runtime.over_time.run import run_over_time
-
-            code = run_over_time(TimeJob(job, hop, plot, live, live_pcm, tuple(live_option or ())))
     if code:
         raise typer.Exit(code)
 

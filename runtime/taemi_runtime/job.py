@@ -18,6 +18,7 @@ from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
 from taemi_runtime.output import finished_first, require_writable
+from taemi_runtime.over_time.options import OverTime
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.transcripts import Transcripts
@@ -47,6 +48,7 @@ class Job:
         limits: What a clip may ask for.
         quiet: Whether progress and the closing line are left out.
         debug: Whether failures are shown with their traceback.
+        over_time: Windows over time; ``None`` scores each clip as one.
     """
 
     inputs: tuple[str, ...]
@@ -65,6 +67,7 @@ class Job:
     limits: DecodeLimits
     quiet: bool
     debug: bool
+    over_time: OverTime | None = None
 
 
 class _Tally:
@@ -91,6 +94,10 @@ def run_job(job: Job) -> int:
         UsageError: The job contradicts itself, or its output cannot be written.
         TaemiError: The model, or the recogniser that was asked for, cannot be opened.
     """
+    if job.over_time is not None:
+        from taemi_runtime.over_time.run import run_over_time
+
+        return run_over_time(job, job.over_time)
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs)
     if job.transcript is not None and len(clips) > 1:

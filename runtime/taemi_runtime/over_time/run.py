@@ -18,8 +18,9 @@ from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.job import Job
 from taemi_runtime.loading import open_model
 from taemi_runtime.output import finished_first, require_writable
-from taemi_runtime.over_time.asked import TimeJob, check, check_one_clip
+from taemi_runtime.over_time.checks import check, check_one_clip
 from taemi_runtime.over_time.live import open_live
+from taemi_runtime.over_time.options import OverTime
 from taemi_runtime.over_time.results import WindowResult
 from taemi_runtime.over_time.rows import RowWriter, open_rows
 from taemi_runtime.over_time.session import Session
@@ -69,8 +70,12 @@ class _Run:
         return ", ".join(parts)
 
 
-def run_over_time(asked: TimeJob) -> int:
+def run_over_time(job: Job, asked: OverTime) -> int:
     """Do a job over time.
+
+    Args:
+        job: The model, the clips and where results go.
+        asked: The windows.
 
     Returns:
         The exit code: 0 all done, 1 a source could not be read to its end, 130 interrupted.
@@ -79,12 +84,11 @@ def run_over_time(asked: TimeJob) -> int:
         UsageError: The job contradicts itself, or its output cannot be written.
         TaemiError: The model, the source or the recogniser that was asked for cannot be opened.
     """
-    job = asked.job
-    checked = check(asked)
+    checked = check(job, asked)
     hop_s = checked.hop_s
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs) if asked.live is None else [ClipInput(Path(asked.live))]
-    check_one_clip(asked, len(clips))
+    check_one_clip(job, asked, len(clips))
     for path in (job.out, asked.plot):
         if path is not None:
             require_writable(path)

@@ -1,39 +1,18 @@
-"""What ``taemi-infer`` was asked to do over time, and whether that makes sense."""
+"""Whether what ``taemi-infer`` was asked to do over time makes sense."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from taemi_runtime.asr.listener import DEFAULT_SECONDS
 from taemi_runtime.errors import UsageError
 from taemi_runtime.job import Job
 from taemi_runtime.over_time.canvas import canvas_for
 from taemi_runtime.over_time.live import STDIN, check_live
+from taemi_runtime.over_time.options import OverTime
 from taemi_runtime.over_time.pcm import PcmFormat
 from taemi_runtime.over_time.session import DEFAULT_HOP_S, check_hop
-
-
-@dataclass(frozen=True)
-class TimeJob:
-    """What to score over time.
-
-    Args:
-        job: The model, the clips and where results go.
-        hop: From the beginning of one window to that of the next, in seconds; ``None`` is 2 for live sources.
-        plot: The picture to draw.
-        live: The live source; ``None`` scores the job's clips at full speed.
-        live_pcm: What raw samples on stdin are, ``FORMAT:RATE``.
-        live_options: Options for FFmpeg, ``NAME=VALUE``.
-    """
-
-    job: Job
-    hop: float | None = None
-    plot: Path | None = None
-    live: str | None = None
-    live_pcm: str | None = None
-    live_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,14 +30,13 @@ class Checked:
     options: dict[str, str]
 
 
-def check(asked: TimeJob) -> Checked:
+def check(job: Job, asked: OverTime) -> Checked:
     """Refuse what makes no sense, before anything is opened.
 
     Raises:
         UsageError: The job contradicts itself.
         MediaError: There is no such live source.
     """
-    job = asked.job
     if asked.hop is None and asked.live is None:
         raise UsageError(
             f"cannot draw {asked.plot}" if asked.plot is not None else "cannot read a live source",
@@ -97,7 +75,7 @@ def check(asked: TimeJob) -> Checked:
     return Checked(hop_s, pcm, options)
 
 
-def check_one_clip(asked: TimeJob, clips: int) -> None:
+def check_one_clip(job: Job, asked: OverTime, clips: int) -> None:
     """Refuse one picture or transcript for several clips.
 
     Raises:
@@ -105,7 +83,7 @@ def check_one_clip(asked: TimeJob, clips: int) -> None:
     """
     if clips == 1:
         return
-    for name, value in (("--plot", asked.plot), ("--transcript", asked.job.transcript)):
+    for name, value in (("--plot", asked.plot), ("--transcript", job.transcript)):
         if value is not None:
             raise UsageError(
                 f"cannot give one {name} to {clips} clips", "each has its own", "Name one clip at a time"
