@@ -158,8 +158,7 @@ class MediaStream:
                 self._axis_s,
                 reading.detector,
                 reading.limits,
-                live=reading.live,
-                has_time=reading.has_time,
+                reading.has_time,
             )
         self._times = Times()
         self._told = {}

@@ -15,7 +15,6 @@ from av.video.stream import VideoStream
 
 from taemi_runtime.faces.crops import Look
 from taemi_runtime.faces.finder import FaceDetector
-from taemi_runtime.host import usable_cores
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.over_time.events import Sight, Sound, Unseen
 from taemi_runtime.preprocessing import AudioPreprocessing, VisionPreprocessing
@@ -27,8 +26,6 @@ _ENDLESS_S = 1e9
 _ENDLESS_FRAMES = 2**62
 # As much as a gap has to be long before silence stands for it.
 _SURPLUS_S = 0.1
-# What a decoder's threads may hold back, in seconds.
-_HELD_BACK_S = 1.0
 
 
 class SoundTrack(AudioTrack):
@@ -122,7 +119,6 @@ class SightTrack(VideoTrack):
         start_s: Where the stretch begins on the axis of the container's timestamps, in seconds.
         detector: What finds faces; ``None`` keeps whole frames.
         limits: How large a frame may be.
-        live: Whether frames are to come at once rather than fast.
         has_time: Asked before a frame is looked at; where it says no, the frame is left out and said so.
     """
 
@@ -133,17 +129,14 @@ class SightTrack(VideoTrack):
         start_s: float,
         detector: FaceDetector | None,
         limits: DecodeLimits,
-        *,
-        live: bool = False,
         has_time: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(
             stream, replace(preprocessing, max_frames=_ENDLESS_FRAMES), start_s, detector, limits
         )
         if not stream.codec_context.is_open:
-            # Every thread but one holds a frame back, which is long where frames are rare.
-            most = max(1, round(_HELD_BACK_S / self._frame_s))
-            stream.codec_context.thread_count = 1 if live else min(usable_cores(), most)
+            # Every further thread would hold a frame back, which is long where frames are rare.
+            stream.codec_context.thread_count = 1
         self._has_time = has_time
         self._ready: list[Sight | Unseen] = []
         self._looked_s = -math.inf
