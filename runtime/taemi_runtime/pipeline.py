@@ -32,7 +32,6 @@ from taemi_runtime.transcripts import Transcript
 
 if TYPE_CHECKING:
     from taemi_runtime.over_time.results import WindowResult
-    from taemi_runtime.over_time.sources import Source
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
 
@@ -163,9 +162,10 @@ class ClipScorer:
             MediaError: The file is not readable media; raised by the iteration.
             EngineError: An engine or the recogniser failed; raised by the iteration.
         """
+        from taemi_runtime.over_time.session import open_session
         from taemi_runtime.over_time.sources import FileSource
 
-        return self._over_time(FileSource(Path(path), self.decoder), hop, transcript, live=False)
+        return iter(open_session(self, FileSource(Path(path), self.decoder), hop, transcript, live=False))
 
     def predict_live(
         self, source: str, hop: float = 2.0, transcript: str | Transcript | None = None
@@ -186,18 +186,9 @@ class ClipScorer:
             EngineError: An engine or the recogniser failed; raised by the iteration.
         """
         from taemi_runtime.over_time.live import open_live
+        from taemi_runtime.over_time.session import open_session
 
-        return self._over_time(open_live(source, self.decoder), hop, transcript, live=True)
-
-    def _over_time(
-        self, source: Source, hop: float, transcript: str | Transcript | None, *, live: bool
-    ) -> Iterator[WindowResult]:
-        from taemi_runtime.over_time.session import Session
-
-        said = Transcript.given(transcript)
-        session = Session(self, source, hop, said, live=live)
-        self.prepare(text=is_said(said.text) or (said.text is None and self.listener.prepare()))
-        return iter(session)
+        return iter(open_session(self, open_live(source, self.decoder), hop, transcript, live=True))
 
     def score(
         self,

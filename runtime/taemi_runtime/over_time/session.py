@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from taemi_runtime.encoding import is_said
 from taemi_runtime.errors import UsageError
 from taemi_runtime.over_time.clock import Clock, WallClock
 from taemi_runtime.over_time.feed import Feed
@@ -99,3 +100,25 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_session(
+    scorer: ClipScorer, source: Source, hop_s: float, transcript: str | Transcript | None, *, live: bool
+) -> Session:
+    """Return a session over a source, the engines that it needs open.
+
+    Args:
+        scorer: The model.
+        source: What is read.
+        hop_s: From the beginning of one window to that of the next, in seconds.
+        transcript: What is said; ``None`` leaves it to the recogniser.
+        live: Whether the source is played at its own pace.
+
+    Raises:
+        UsageError: ``hop_s`` is not above 0.
+        TaemiError: An engine or the recogniser cannot be opened.
+    """
+    said = Transcript.given(transcript)
+    session = Session(scorer, source, hop_s, said, live=live)
+    scorer.prepare(text=is_said(said.text) or (said.text is None and scorer.listener.prepare()))
+    return session
