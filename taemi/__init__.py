@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from taemi.config import ModelConfig, variant
     from taemi.model import Taemi
-    from taemi_runtime import ClipFailure, ClipResult, TaemiError, load
+    from taemi_runtime import ClipFailure, ClipResult, TaemiError, WindowResult, load
 
-__all__ = ["ClipFailure", "ClipResult", "ModelConfig", "Taemi", "TaemiError", "load", "variant"]
+__all__ = [
+    "ClipFailure",
+    "ClipResult",
+    "ModelConfig",
+    "Taemi",
+    "TaemiError",
+    "WindowResult",
+    "load",
+    "variant",
+]
 
 _HOMES = {
     "ClipFailure": "taemi_runtime",
@@ -25,6 +34,7 @@ _HOMES = {
     "ModelConfig": "taemi.config",
     "Taemi": "taemi.model",
     "TaemiError": "taemi_runtime",
+    "WindowResult": "taemi_runtime",
     "load": "taemi_runtime",
     "variant": "taemi.config",
 }

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     import os
 
     from taemi_runtime.limits import DecodeLimits
+    from taemi_runtime.over_time.results import WindowResult
     from taemi_runtime.pipeline import ClipScorer
     from taemi_runtime.results import ClipFailure, ClipResult
 
     __version__: str
 
-__all__ = ["ClipFailure", "ClipResult", "ClipScorer", "TaemiError", "__version__", "load"]
+__all__ = ["ClipFailure", "ClipResult", "ClipScorer", "TaemiError", "WindowResult", "__version__", "load"]
 
 _HOMES = {
     "ClipFailure": "taemi_runtime.results",
     "ClipResult": "taemi_runtime.results",
     "ClipScorer": "taemi_runtime.pipeline",
+    "WindowResult": "taemi_runtime.over_time.results",
 }
 
 

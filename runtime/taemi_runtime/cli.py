@@ -21,6 +21,7 @@ from taemi_runtime.limits import DecodeLimits
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _INTERRUPTED = 130
 _LIMITS = "Limits beyond which a file is refused"
+_OVER_TIME = "Scores over time"
 
 
 class CudaBackend(StrEnum):
@@ -129,6 +130,47 @@ def infer(
             help="Cut out the largest face: OpenCV's cascade, no, or a YuNet model; default: as trained.",
         ),
     ] = None,
+    hop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Score every window of 12 s of a long clip, one beginning every so many seconds.",
+            rich_help_panel=_OVER_TIME,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw the windows' scores: .svg or .png.", rich_help_panel=_OVER_TIME
+        ),
+    ] = None,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Score a source at its own pace: a file, a URL, a device such as /dev/video0 or "
+            "alsa:default, or - for raw PCM on stdin; a window every 2 s unless --hop says otherwise.",
+            rich_help_panel=_OVER_TIME,
+        ),
+    ] = None,
+    live_pcm: Annotated[
+        str | None,
+        typer.Option(
+            "--live-pcm",
+            metavar="FORMAT:RATE",
+            help="Raw PCM of --live -: s16le, s32le or f32le, one channel; default s16le:16000.",
+            rich_help_panel=_OVER_TIME,
+        ),
+    ] = None,
+    live_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--live-option",
+            metavar="NAME=VALUE",
+            help="An option for FFmpeg, e.g. framerate=30 for a camera; may be repeated.",
+            rich_help_panel=_OVER_TIME,
+        ),
+    ] = None,
     max_pixels: Annotated[
         int, typer.Option(metavar="N", help="Largest frame, width times height.", rich_help_panel=_LIMITS)
     ] = DecodeLimits.max_pixels,
@@ -162,7 +204,7 @@ def infer(
         if doctor:
             _print_checks(as_json=output_format is Format.JSON)
             return
-        if not inputs:
+        if not inputs and live is None:
             raise UsageError(
                 "nothing to score", "no INPUT was given", "Try: taemi-infer clip.mp4 --engine PATH"
             )
@@ -196,10 +238,11 @@ def infer(
             )
         from taemi_runtime.engine import EngineOptions
         from taemi_runtime.job import Job, run_job
+        from taemi_runtime.over_time.options import OverTime
 
         code = run_job(
             Job(
-                inputs=tuple(inputs),
+                inputs=tuple(inputs or ()),
                 engine=engine,
                 bundle=bundle,
                 transcript=transcript,
@@ -218,6 +261,7 @@ def infer(
                 batch=batch,
                 ordered=ordered,
                 resume=resume,
+                over_time=OverTime.asked(hop, plot, live, live_pcm, live_option),
             )
         )
         if code == _INTERRUPTED:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import signal
 import sys
-import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +20,8 @@ from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
 from taemi_runtime.many import score_all
+from taemi_runtime.output import finished_first, require_writable
+from taemi_runtime.over_time.options import OverTime
 from taemi_runtime.parallel import Order, Request, Scored
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure, ClipResult
@@ -57,6 +57,7 @@ class Job:
         batch: Clips that are scored together at most; chosen when ``None``.
         ordered: Whether JSON lines come in the order of the inputs; other forms always do.
         resume: Whether what ``out`` holds already is kept and not done again.
+        over_time: Windows over time; ``None`` scores each clip as one.
     """
 
     inputs: tuple[str, ...]
@@ -78,6 +79,7 @@ class Job:
     batch: int | None = None
     ordered: bool = False
     resume: bool = False
+    over_time: OverTime | None = None
 
 
 class _Tally:
@@ -109,6 +111,10 @@ def run_job(job: Job) -> int:
         UsageError: The job contradicts itself, or its output cannot be written.
         TaemiError: The model, or the recogniser that was asked for, cannot be opened.
     """
+    if job.over_time is not None:
+        from taemi_runtime.over_time.run import run_over_time
+
+        return run_over_time(job, job.over_time)
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs)
     if job.transcript is not None and len(clips) > 1:
@@ -124,7 +130,7 @@ def run_job(job: Job) -> int:
             "Give --format jsonl --out FILE",
         )
     if job.out is not None:
-        _require_writable(job.out)
+        require_writable(job.out)
     step = Step("taemi-infer")
     tally = _Tally(len(clips))
     try:
@@ -170,7 +176,7 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
             outcome = scored.outcome
             if settings is not None and isinstance(outcome, ClipResult) and scored.said is not None:
                 outcome = replace(outcome, key=settings.key(scored.digest, scored.said))
-            with _finished_first():
+            with finished_first():
                 writer.add(scored.index, outcome)
                 tally.done += 1
                 tally.failed += isinstance(outcome, ClipFailure)
@@ -235,23 +241,6 @@ def _outcomes(
         yield from found
 
 
-@contextlib.contextmanager
-def _finished_first() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done, so that no line is torn or counted wrongly."""
-    caught: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    except ValueError:  # not the main thread, the only one that signals interrupt
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
-
-
 def _open(job: Job, scale: Scale, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
     listener = Listener(
         job.asr, seconds=job.asr_seconds, device=job.options.device, threads=job.options.threads
@@ -286,20 +275,3 @@ def _open(job: Job, scale: Scale, clips: list[ClipInput], texts: Transcripts) ->
     if scorer.untrained:
         _log.warning("%s is untrained: its scores mean nothing", job.engine)
     return scorer
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse an unwritable output before the work, not after it."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-        if out.exists():
-            with out.open("ab"):
-                pass
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {out}", error.strerror or str(error), "Name a file in a folder that can be written"
-        ) from error

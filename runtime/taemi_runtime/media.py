@@ -186,15 +186,32 @@ def _start_s(container: InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def _audio_track(container: InputContainer, preprocessing: Preprocessing) -> AudioTrack | str:
-    """Return the audio track to read, or why there is none."""
+def audio_stream(container: InputContainer) -> AudioStream | str:
+    """Return the audio stream to read, or why there is none."""
     streams = container.streams.audio
     if not streams:
         return "the clip has no audio track"
     best = container.streams.best("audio")
     stream = best if isinstance(best, AudioStream) else streams[0]
-    if not has_decoder(stream):
-        return "the audio track's codec is not known here"
+    return stream if has_decoder(stream) else "the audio track's codec is not known here"
+
+
+def video_stream(container: InputContainer) -> VideoStream | str:
+    """Return the video stream to read, or why there is none."""
+    streams = video_streams(container)
+    if not streams:
+        cover = "only a cover picture" if container.streams.video else ""
+        return "the clip has no video track" + (f", {cover}" if cover else "")
+    best = container.streams.best("video")
+    stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
+    return stream if has_decoder(stream) else "the video track's codec is not known here"
+
+
+def _audio_track(container: InputContainer, preprocessing: Preprocessing) -> AudioTrack | str:
+    """Return the audio track to read, or why there is none."""
+    stream = audio_stream(container)
+    if isinstance(stream, str):
+        return stream
     claimed_s = (container.duration or 0) / av.time_base
     return AudioTrack(stream, preprocessing.audio, _start_s(container), claimed_s)
 
@@ -206,14 +223,9 @@ def _video_track(
     limits: DecodeLimits,
 ) -> VideoTrack | str:
     """Return the video track to read, or why there is none."""
-    streams = video_streams(container)
-    if not streams:
-        cover = "only a cover picture" if container.streams.video else ""
-        return "the clip has no video track" + (f", {cover}" if cover else "")
-    best = container.streams.best("video")
-    stream = best if isinstance(best, VideoStream) and best in streams else streams[0]
-    if not has_decoder(stream):
-        return "the video track's codec is not known here"
+    stream = video_stream(container)
+    if isinstance(stream, str):
+        return stream
     return VideoTrack(stream, preprocessing.vision, _start_s(container), detector, limits)
 
 
@@ -266,24 +278,37 @@ def _read(
             continue
         for track in tracks:
             track.take(None)
-        reached_s = max(track.reached_s for track in tracks)
-        lengths_s = _lengths_s(container, by_index)
-        expected_s = max(_expected_s(container, by_index, lengths_s), reached_s / share)
-        lost_s = expected_s - reached_s
-        lost = f": {lost_s:.2f} s of {expected_s:.2f} s are lost" if lost_s > 0 else ""
-        if broken:
-            warnings.append(f"the file breaks off after {reached_s:.2f} s ({broken}){lost}")
-        elif lost_s > _BROKEN_OFF_S:
-            warnings.append(f"the file ends after {reached_s:.2f} s{lost}")
-        else:
-            warnings += [
-                f"the {track.name} ends after {track.reached_s:.2f} s: "
-                f"{length_s - track.reached_s:.2f} s of {length_s:.2f} s are lost"
-                for index, length_s in lengths_s.items()
-                if not (track := by_index[index]).truncated and length_s - track.reached_s > _BROKEN_OFF_S
-            ]
+        warnings += tell_lost_end(container, by_index, share, broken)
         break
     return warnings + [warning for track in tracks if (warning := tell_damage(track))]
+
+
+def tell_lost_end(
+    container: InputContainer, by_index: dict[int, Track], share: float, broken: str
+) -> list[str]:
+    """Say how much less there was than the file says.
+
+    Args:
+        container: The file, read to its end.
+        by_index: The tracks that were read, by the index of their stream.
+        share: How much of the file is there, in (0, 1], as far as its header says.
+        broken: Why reading ended before the file did; empty where it did not.
+    """
+    reached_s = max(track.reached_s for track in by_index.values())
+    lengths_s = _lengths_s(container, by_index)
+    expected_s = max(_expected_s(container, by_index, lengths_s), reached_s / share)
+    lost_s = expected_s - reached_s
+    lost = f": {lost_s:.2f} s of {expected_s:.2f} s are lost" if lost_s > 0 else ""
+    if broken:
+        return [f"the file breaks off after {reached_s:.2f} s ({broken}){lost}"]
+    if lost_s > _BROKEN_OFF_S:
+        return [f"the file ends after {reached_s:.2f} s{lost}"]
+    return [
+        f"the {track.name} ends after {track.reached_s:.2f} s: "
+        f"{length_s - track.reached_s:.2f} s of {length_s:.2f} s are lost"
+        for index, length_s in lengths_s.items()
+        if not (track := by_index[index]).truncated and length_s - track.reached_s > _BROKEN_OFF_S
+    ]
 
 
 def _lengths_s(container: InputContainer, by_index: dict[int, Track]) -> dict[int, float]:

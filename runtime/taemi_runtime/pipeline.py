@@ -9,7 +9,7 @@ from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,8 @@ from taemi_runtime.results import ClipFailure, ClipResult, Timings
 from taemi_runtime.streaming import stream_clip
 from taemi_runtime.transcripts import Transcript
 
+if TYPE_CHECKING:
+    from taemi_runtime.over_time.results import WindowResult
 _log = logging.getLogger(__name__)
 
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
@@ -173,6 +175,53 @@ class ClipScorer:
         threads = self.model.options.threads
         scale = choose_scale(None, workers=workers, batch=batch or None, threads=threads, on_cpu=on_cpu)
         return score_many(self, paths, transcripts, scale)
+
+    def predict_windows(
+        self, path: str | PathLike[str], hop: float = 2.0, transcript: str | Transcript | None = None
+    ) -> Iterator[WindowResult]:
+        """Score every window of a long clip: [0, 12) s, [hop, hop + 12) s and so on, at full speed.
+
+        Args:
+            path: The clip, of any length; memory does not grow with it.
+            hop: From the beginning of one window to that of the next, in seconds.
+            transcript: What is said in the clip. One that was read from subtitles gives each window its own
+                words, plain text is every window's; ``None`` leaves it to the recogniser, window by window.
+
+        Returns:
+            The windows' results, each as soon as it is there; see ``taemi_runtime.over_time``.
+
+        Raises:
+            UsageError: ``hop`` is not above 0.
+            MediaError: The file is not readable media; raised by the iteration.
+            EngineError: An engine or the recogniser failed; raised by the iteration.
+        """
+        from taemi_runtime.over_time.session import open_session
+        from taemi_runtime.over_time.sources import FileSource
+
+        return iter(open_session(self, FileSource(Path(path), self.decoder), hop, transcript, live=False))
+
+    def predict_live(
+        self, source: str, hop: float = 2.0, transcript: str | Transcript | None = None
+    ) -> Iterator[WindowResult]:
+        """Score a source at its own pace; windows that the machine is too slow for are skipped and counted.
+
+        Args:
+            source: What ``--live`` takes: a file, a URL, a device, or ``-`` for raw PCM on stdin.
+            hop: From the beginning of one window to that of the next, in seconds.
+            transcript: As for ``predict_windows``.
+
+        Returns:
+            The windows' results; closing the iterator stops reading.
+
+        Raises:
+            UsageError: ``hop`` is not above 0.
+            MediaError: There is no such source, or it cannot be read; the latter is raised by the iteration.
+            EngineError: An engine or the recogniser failed; raised by the iteration.
+        """
+        from taemi_runtime.over_time.live import open_live
+        from taemi_runtime.over_time.session import open_session
+
+        return iter(open_session(self, open_live(source, self.decoder), hop, transcript, live=True))
 
     def score(
         self,

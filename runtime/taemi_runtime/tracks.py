@@ -130,11 +130,12 @@ class VideoTrack(Track):
     ) -> None:
         super().__init__("video track", stream.index, start_s)
         self._limits = limits or DecodeLimits()
-        # FFmpeg refuses larger frames before it allocates them.
-        stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
-        # One thread: with several a damaged picture is patched from whatever the others have ready by then,
-        # so that one file gave other pictures from run to run and from machine to machine.
-        stream.codec_context.thread_count = 1
+        if not stream.codec_context.is_open:
+            # FFmpeg refuses larger frames before it allocates them.
+            stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+            # One thread: with several a damaged picture is patched from whatever the others have ready by
+            # then, so that one file gave other pictures from run to run and from machine to machine.
+            stream.codec_context.thread_count = 1
         self._stream = stream
         self._preprocessing = preprocessing
         self._frame_s = 1 / float(stream.average_rate or _USUAL_FPS)
@@ -187,9 +188,12 @@ class VideoTrack(Track):
                 self._first_s = time_s
             self.taken += 1
             self._end_s = max(self._end_s, time_s + self._duration_s(frame))
-            upright = self._upright(frame)
-            ready = [upright] if self.crops is None else self.crops.add(time_s, upright)
-            self._kept += map(self._small, ready)
+            self._keep(time_s, self._upright(frame))
+
+    def _keep(self, time_s: float, upright: npt.NDArray[np.uint8]) -> None:
+        """Keep what is used of a frame: [rows, columns, 3] uint8."""
+        ready = [upright] if self.crops is None else self.crops.add(time_s, upright)
+        self._kept += map(self._small, ready)
 
     def _note_gap(self, frame: VideoFrame, time_s: float) -> None:
         # An edit list may begin the clip after its first packet, which is no loss.

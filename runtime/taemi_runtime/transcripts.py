@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from taemi_runtime.errors import MediaError, UsageError
-from taemi_runtime.subtitles import text_of_subrip, text_of_webvtt
+from taemi_runtime.subtitles import Cue, cues_of_subrip, cues_of_webvtt, text_of_subrip, text_of_webvtt
 
 # How each kind of file is read, in the order in which they are looked for: what somebody wrote as
 # plain text is taken before captions, and WebVTT, which has a standard, before SubRip.
@@ -19,6 +19,8 @@ READERS: dict[str, Callable[[str], str]] = {
     ".vtt": text_of_webvtt,
     ".srt": text_of_subrip,
 }
+# Of these, what says when each line is said.
+_CUES: dict[str, Callable[[str], list[Cue]]] = {".vtt": cues_of_webvtt, ".srt": cues_of_subrip}
 # A text encoder takes a few hundred tokens; a megabyte of text is hours of speech.
 _MAX_BYTES = 1_000_000
 # Longer marks first: UTF-32's little-endian mark begins with UTF-16's.
@@ -43,12 +45,14 @@ class Transcript:
         source: ``given``, ``file``, the name of a recogniser, or ``none``.
         why: Why there is no text; empty where there is some, or where nothing more is known.
         warnings: What is worth knowing about it.
+        cues: When each line of it is said; ``None`` where that is not known.
     """
 
     text: str | None = None
     source: str = "none"
     why: str = ""
     warnings: tuple[str, ...] = ()
+    cues: tuple[Cue, ...] | None = None
 
     @classmethod
     def given(cls, text: str | Transcript | None, source: str = "given") -> Transcript:
@@ -99,7 +103,7 @@ class Transcripts:
             return found
         others = ", ".join(file.name for file in files[1:])
         several = f"of several transcripts {files[0].name} is used, not {others}"
-        return Transcript(found.text, found.source, found.why, (several, *found.warnings))
+        return replace(found, warnings=(several, *found.warnings))
 
     def _files(self, clip: Path) -> list[Path]:
         if self._folder is None:
@@ -149,6 +153,8 @@ def read_transcript(file: Path) -> Transcript:
         warnings += (f"of transcript {file} only the first {_MAX_BYTES:,} bytes are read",)
     try:
         text, encoding = _decode(content[:_MAX_BYTES], cut=cut)
+        cues_of = _CUES.get(file.suffix.lower())
+        cues = tuple(cues_of(text)) if cues_of is not None else None
         text = READERS[file.suffix.lower()](text)
     except UnicodeDecodeError as error:
         raise MediaError(asked, f"it is no text in UTF-8, UTF-16 or Windows-1252 ({error})", _FIX) from error
@@ -156,7 +162,7 @@ def read_transcript(file: Path) -> Transcript:
         raise MediaError(asked, str(error), _FIX) from error
     if encoding == "cp1252":
         warnings += (f"transcript {file} is not UTF-8 and is read as Windows-1252; save it as UTF-8",)
-    return Transcript(text, "file", warnings=warnings)
+    return Transcript(text, "file", warnings=warnings, cues=cues)
 
 
 def _decode(content: bytes, *, cut: bool) -> tuple[str, str]:

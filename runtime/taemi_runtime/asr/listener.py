@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from taemi_runtime.asr import AUTO, NONE, open_at_hand, open_named
-from taemi_runtime.asr.recogniser import Recogniser
+from taemi_runtime.asr.recogniser import RATE_HZ, WINDOW_S, Recogniser
 from taemi_runtime.asr.speech import keep_speech, reason_for_silence
 from taemi_runtime.asr.windows import SoundWindows
 from taemi_runtime.errors import EngineError, UsageError
@@ -108,19 +111,9 @@ class Listener:
         reasons: list[str] = []
         windows = SoundWindows(clip, self._seconds, limits)
         for samples in windows:
-            reason = reason_for_silence(samples, gate)
-            if not reason:
-                try:
-                    segments = recogniser.recognise(samples, gate)
-                except Exception as error:  # libraries of others, in every way they can fail
-                    raise EngineError(
-                        f"cannot recognise speech in {clip}",
-                        f"{recogniser.name} failed ({type(error).__name__}: {error})",
-                        "Give --transcript, or leave text out: --asr none",
-                    ) from error
-                text, reason = keep_speech(segments, gate)
-                if text:
-                    texts.append(text)
+            text, reason = _recognise(recogniser, samples, gate, str(clip))
+            if text:
+                texts.append(text)
             reasons.append(reason)
         if not texts and windows.why:
             return Transcript(why=f"{_NO_TRANSCRIPT}, and {windows.why}")
@@ -132,3 +125,56 @@ class Listener:
         # Of several windows the last reason stands for all; those of a model say more than silence.
         why = f"no speech was recognised: {max(reasons, key=lambda reason: 'recogni' in reason)}"
         return Transcript(None, recogniser.name, why, warnings)
+
+    def hear_samples(
+        self, samples: npt.NDArray[np.float32], rate_hz: int, gate: SpeechGate, name: str
+    ) -> Transcript:
+        """Transcribe sound that is decoded already, all of it at once.
+
+        Args:
+            samples: [samples], float32, mono, full scale 1, finite, at most 30 s.
+            rate_hz: Its sampling rate; recognisers take 16 kHz only.
+            gate: What counts as speech.
+            name: What messages call it.
+
+        Returns:
+            The transcript; without text it says why.
+
+        Raises:
+            EngineError: The recogniser failed.
+        """
+        if not self.prepare() or self._recogniser is None:
+            return Transcript(why=self._why)
+        if rate_hz != RATE_HZ or samples.size > WINDOW_S * RATE_HZ:
+            seconds = samples.size / rate_hz
+            return Transcript(
+                why=f"{_NO_TRANSCRIPT}: recognisers take {WINDOW_S:g} s at {RATE_HZ} Hz, "
+                f"this is {seconds:g} s at {rate_hz} Hz"
+            )
+        text, reason = _recognise(self._recogniser, samples, gate, name)
+        name = self._recogniser.name
+        return (
+            Transcript(text, name) if text else Transcript(None, name, f"no speech was recognised: {reason}")
+        )
+
+
+def _recognise(
+    recogniser: Recogniser, samples: npt.NDArray[np.float32], gate: SpeechGate, name: str
+) -> tuple[str, str]:
+    """Return what is said in up to 30 s of sound, and why nothing is; one of them is empty.
+
+    Raises:
+        EngineError: The recogniser failed.
+    """
+    reason = reason_for_silence(samples, gate)
+    if reason:
+        return "", reason
+    try:
+        segments = recogniser.recognise(samples, gate)
+    except Exception as error:  # libraries of others, in every way they can fail
+        raise EngineError(
+            f"cannot recognise speech in {name}",
+            f"{recogniser.name} failed ({type(error).__name__}: {error})",
+            "Give --transcript, or leave text out: --asr none",
+        ) from error
+    return keep_speech(segments, gate)

@@ -43,6 +43,21 @@ class FaceCounts:
 
 
 @dataclass(frozen=True)
+class Look:
+    """A frame that was looked at.
+
+    Args:
+        time_s: Its presentation time in seconds.
+        pixels: [side, side, 3] uint8 around the face; ``None`` where there is none.
+        several: Whether there was more than one face to choose from.
+    """
+
+    time_s: float
+    pixels: npt.NDArray[np.uint8] | None
+    several: bool
+
+
+@dataclass(frozen=True)
 class _Point:
     """What was found at a point of the grid."""
 
@@ -83,6 +98,14 @@ class FaceCropper:
         Returns:
             The crops that are ready now, of earlier frames, in order: [side, side, 3] uint8 each.
         """
+        return _crops(self.look(time_s, pixels))
+
+    def finish(self) -> list[npt.NDArray[np.uint8]]:
+        """Return the crops of the frames that were still waiting; there are none after that."""
+        return _crops(self.finish_looking())
+
+    def look(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> list[Look]:
+        """Take a frame as ``add`` does; what is ready comes with its time, frames without a face, too."""
         self._frames += 1
         step = math.floor((time_s + _TOLERANCE_S) / GRID_S)
         if step > self._step:
@@ -93,15 +116,20 @@ class FaceCropper:
         # The box of a frame lies between two points, each of which is smoothed with the point after it.
         return self._release() if len(self._points) > 2 else []
 
-    def finish(self) -> list[npt.NDArray[np.uint8]]:
-        """Return the crops of the frames that were still waiting; there are none after that."""
-        crops = []
+    def finish_looking(self) -> list[Look]:
+        """Return the frames that were still waiting, as ``look`` does."""
+        looks = []
         if self._waiting and len(self._waiting[-1]) > 1:
             # The last frame is a point, too, so that the crops before it follow the face to the end.
             self._look(*self._waiting[-1].pop())
         while self._points:
-            crops += self._release()
-        return crops
+            looks += self._release()
+        return looks
+
+    @property
+    def waits_since_s(self) -> float | None:
+        """Time of the oldest frame that waits for its crop, in seconds; ``None`` where none does."""
+        return self._waiting[0][0][0] if self._waiting else None
 
     def _look(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> None:
         """Look for faces in a frame, which becomes a point and the first of those waiting behind it."""
@@ -109,23 +137,27 @@ class FaceCropper:
         self._points.append(_Point(time_s, tuple(boxes)))
         self._waiting.append([(time_s, pixels)])
 
-    def _release(self) -> list[npt.NDArray[np.uint8]]:
+    def _release(self) -> list[Look]:
         """Cut the frames of the oldest step and forget them."""
         here, *after = self._points
         start = _smooth(self._before, here, after[0] if after else None)
         end = _smooth(here, after[0], after[1] if len(after) > 1 else None) if after else None
-        crops = []
+        looks = []
         for time_s, pixels in self._waiting[0]:
             share = _share(time_s, here.time_s, after[0].time_s) if after else 0.0
             box = _between(start, end, share) if after else start
             nearest = after[0] if after and share > 0.5 else here
-            self._several += len(nearest.boxes) > 1
-            if box is not None:
-                crops.append(crop_square(pixels, box))
-        self._faces += len(crops)
+            several = len(nearest.boxes) > 1
+            self._several += several
+            self._faces += box is not None
+            looks.append(Look(time_s, None if box is None else crop_square(pixels, box), several))
         self._before = self._points.pop(0)
         del self._waiting[0]
-        return crops
+        return looks
+
+
+def _crops(looks: list[Look]) -> list[npt.NDArray[np.uint8]]:
+    return [look.pixels for look in looks if look.pixels is not None]
 
 
 def _choose(before: _Point | None, here: _Point, after: _Point | None) -> Box | None:
