@@ -98,6 +98,11 @@ class RemoteLedger:
         """See [Attempts.leave][]."""
         self._actor.leave.remote(stage, place)
 
+    def deaths(self) -> int:
+        """See [Attempts.deaths][]."""
+        found: int = self._get(self._actor.deaths.remote())
+        return found
+
     @staticmethod
     def _get(reference: Any) -> Any:
         import ray

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taemi_runtime.cluster.attempts import RemoteLedger, start_ledger
 from taemi_runtime.cluster.session import Cluster
@@ -39,6 +40,11 @@ _CLIP_BYTES = 64 * 2**20
 # ends. A block that is lost for another reason is sent once more.
 _ROUNDS = 2
 _COLUMN = "parcel"
+# Inputs that one task looks at where that takes little time for each.
+_CHUNK = 64
+_TRIES = 3
+
+Answer = TypeVar("Answer")
 
 
 def run_stages(
@@ -74,7 +80,7 @@ def run_stages(
     waiting = {source.index: source for source in sources}
     for _ in range(_ROUNDS):
         if not waiting:
-            return
+            break
         for parcel in _stream(shares, list(waiting.values()), reader, recipe, ledger, place, batch):
             for note in parcel.notes:
                 if note not in told:
@@ -85,11 +91,57 @@ def run_stages(
             # A block that Ray made twice, as its first copy was lost, counts once.
             if parcel.source is not None and waiting.pop(parcel.source.index, None) is not None:
                 yield parcel
+    deaths = ledger.deaths()
+    if deaths:
+        _log.warning("%d process(es) of the cluster died at work; what they had begun was done again", deaths)
     for source in waiting.values():
         error = EngineError(
             f"cannot finish {source.name}", "the cluster lost it twice", "See Ray's log: --debug"
         )
         yield Parcel(source, ClipFailure(source.name, str(error)), done=True)
+
+
+def ask_one(shares: Shares, question: Callable[[], Answer], *, debug: bool = False) -> Answer:
+    """Ask something of a process with a model's share of the cluster.
+
+    Args:
+        shares: What such a process gets.
+        question: What to ask; it is sent there.
+        debug: Whether it logs in detail.
+
+    Raises:
+        TaemiError: The answer was one.
+    """
+    import ray
+
+    place = Place(os.getcwd(), debug=debug)
+    remote = ray.remote(num_cpus=shares.cpus, num_gpus=shares.gpus, max_retries=_TRIES)(_answer)
+    found = ray.get(remote.remote(question, place))
+    if isinstance(found, TaemiError):
+        raise found
+    answer: Answer = found
+    return answer
+
+
+def map_chunks(
+    shares: Shares, question: Callable[[Sequence[Source]], Sequence[Answer]], sources: Sequence[Source]
+) -> list[Answer]:
+    """Ask something about every input, in tasks of some inputs each, and return the answers in order."""
+    import ray
+
+    place = Place(os.getcwd())
+    remote = ray.remote(num_cpus=shares.decoder_cpus, max_retries=_TRIES)(_answer)
+    parts = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
+    asked = [remote.remote(functools.partial(question, part), place) for part in parts]
+    return [answer for found in asked for answer in ray.get(found)]
+
+
+def _answer(question: Callable[[], Any], place: Place) -> Any:
+    place.enter()
+    try:
+        return question()
+    except TaemiError as error:
+        return error  # as it is: raised, Ray would wrap it
 
 
 def _stream(

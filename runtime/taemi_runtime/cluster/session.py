@@ -7,10 +7,12 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
 from taemi_runtime.cluster.address import LOCAL, OPTION, check_address
 from taemi_runtime.cluster.shares import Node
@@ -80,6 +82,8 @@ def open_cluster(address: str, *, processors: int = 0, debug: bool = False) -> I
             stack.enter_context(_environment({"RAY_BACKEND_LOG_LEVEL": "fatal"}))
         ray = _import_ray()
         folder = stack.enter_context(_ray_folder()) if own else None
+        # Ray prints what befalls its processes, to stdout; that belongs to the results.
+        stack.enter_context(contextlib.redirect_stdout(_elsewhere(stack, debug=debug)))
         # Ended by an error or not: processes of ours are stopped, and what others started is only left.
         stack.callback(ray.shutdown)
         _join(ray, address, folder, processors, debug=debug)
@@ -87,7 +91,7 @@ def open_cluster(address: str, *, processors: int = 0, debug: bool = False) -> I
         yield Cluster(_nodes(ray), ray.get_runtime_context().get_node_id(), own)
 
 
-def _import_ray() -> object:
+def _import_ray() -> Any:
     try:
         import ray
         import ray.data
@@ -101,7 +105,7 @@ def _import_ray() -> object:
     return ray
 
 
-def _join(ray: object, address: str, folder: str | None, processors: int, *, debug: bool) -> None:
+def _join(ray: Any, address: str, folder: str | None, processors: int, *, debug: bool) -> None:
     settings: dict[str, object] = {
         "address": address,
         "log_to_driver": debug,
@@ -117,7 +121,7 @@ def _join(ray: object, address: str, folder: str | None, processors: int, *, deb
         }
     try:
         with contextlib.nullcontext() if debug else _without_stderr():
-            ray.init(**settings)  # type: ignore[attr-defined]
+            ray.init(**settings)
     except Exception as error:  # Ray says it in many ways
         found = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if folder is not None:
@@ -129,6 +133,10 @@ def _join(ray: object, address: str, folder: str | None, processors: int, *, deb
             found,
             f"Check it with: ray status, start it with: ray start --head, or give {OPTION} alone",
         ) from error
+
+
+def _elsewhere(stack: contextlib.ExitStack, *, debug: bool) -> TextIO:
+    return sys.stderr if debug else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
 
 
 @contextlib.contextmanager
@@ -210,7 +218,7 @@ def _hush(*, debug: bool) -> None:
             handler.setLevel(logging.CRITICAL + 1)
 
 
-def _nodes(ray: object) -> tuple[Node, ...]:
+def _nodes(ray: Any) -> tuple[Node, ...]:
     return tuple(
         Node(
             found["NodeID"],
@@ -218,6 +226,6 @@ def _nodes(ray: object) -> tuple[Node, ...]:
             float(found["Resources"].get("CPU", 0)),
             float(found["Resources"].get("GPU", 0)),
         )
-        for found in ray.nodes()  # type: ignore[attr-defined]
+        for found in ray.nodes()
         if found["Alive"]
     )
