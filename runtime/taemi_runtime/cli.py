@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from taemi_runtime.cluster.address import ClusterCommand, check_address
 from taemi_runtime.console import run_app, say
 from taemi_runtime.errors import UsageError
 from taemi_runtime.host import parse_device
@@ -48,7 +49,7 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=ClusterCommand)
 def infer(
     inputs: Annotated[
         list[str] | None,
@@ -184,6 +185,16 @@ def infer(
     max_decode_seconds: Annotated[
         float, typer.Option(metavar="S", help="Longest time to read a clip for.", rich_help_panel=_LIMITS)
     ] = DecodeLimits.max_decode_seconds,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="[ADDRESS]",
+            help="Spread the work over a Ray cluster: one of this machine, started for it, or the one at "
+            "ADDRESS (auto or HOST:PORT).",
+            show_default=False,
+        ),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Leave scores unclipped, below 0 and above 1.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' logs.")] = False,
@@ -230,6 +241,8 @@ def infer(
                 "Give --faces auto, --faces none or a YuNet model's file",
             )
         parse_device(device)
+        if ray is not None:
+            check_address(ray)
         if not engine.exists():
             raise UsageError(
                 f"cannot open engine {engine}",
@@ -262,6 +275,7 @@ def infer(
                 ordered=ordered,
                 resume=resume,
                 over_time=OverTime.asked(hop, plot, live, live_pcm, live_option),
+                ray=ray,
             )
         )
         if code == _INTERRUPTED:

@@ -27,6 +27,7 @@ from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.resume import Settings, sort_lines, take_up
 from taemi_runtime.scale import Scale, choose_scale
+from taemi_runtime.shards import fold_shards
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, open_writer
 
@@ -58,6 +59,7 @@ class Job:
         ordered: Whether JSON lines come in the order of the inputs; other forms always do.
         resume: Whether what ``out`` holds already is kept and not done again.
         over_time: Windows over time; ``None`` scores each clip as one.
+        ray: The Ray cluster that does the work; ``None`` is this machine without one.
     """
 
     inputs: tuple[str, ...]
@@ -80,6 +82,7 @@ class Job:
     ordered: bool = False
     resume: bool = False
     over_time: OverTime | None = None
+    ray: str | None = None
 
 
 class _Tally:
@@ -134,7 +137,12 @@ def run_job(job: Job) -> int:
     step = Step("taemi-infer")
     tally = _Tally(len(clips))
     try:
-        _score_clips(job, clips, texts, tally)
+        if job.ray is not None:
+            from taemi_runtime.cluster.job import score_clips
+
+            score_clips(job, job.ray, clips, texts, tally, _finished_first)
+        else:
+            _score_clips(job, clips, texts, tally)
     except KeyboardInterrupt:
         tally.interrupted = True
     if tally.interrupted:
@@ -162,6 +170,8 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
             settings = Settings.of(scorer, listens=listens)
         todo = list(enumerate(clips))
         if job.resume and job.out is not None and settings is not None:
+            # Of a run with --ray that was killed.
+            fold_shards(job.out)
             todo = take_up(job.out, settings, clips, texts)
             tally.done = tally.before = len(clips) - len(todo)
         labels = scorer.labels if scorer is not None else EMOTIONS

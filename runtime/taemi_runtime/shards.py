@@ -1,12 +1,13 @@
 """JSON lines in shards beside their file until a run is over: what is done survives whatever ends it.
 
-``FILE.parts/`` holds ``part-00000.jsonl`` and so on. Each line stands for itself, says its input's position
-and its key (see ``taemi_runtime.resume``), and is on its way to the disk before the next is waited for. At the
-end the lines become ``FILE`` in the order of the inputs, in one step, and the shards go.
+``FILE.parts/`` holds ``part-00000.jsonl`` and so on, whose lines are those of ``FILE`` (see
+``taemi_runtime.resume``); each is given to the system before the next is waited for. At the end they become
+``FILE`` in the order of the inputs, in one step, and the shards go.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import BinaryIO
 
 from taemi_runtime.atomic import atomic_file, explain_write
 from taemi_runtime.errors import UsageError
-from taemi_runtime.resume import Done, Line, Settings, read_done
+from taemi_runtime.resume import Line
 
 _LINES_A_SHARD = 10_000
 _PATTERN = "part-*.jsonl"
@@ -26,21 +27,51 @@ def shard_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
+def fold_shards(out: Path) -> int:
+    """Add to a file what an interrupted run left in shards, and remove these.
+
+    Args:
+        out: The file; it may be missing.
+
+    Returns:
+        How many lines were added. A last line that was cut off is dropped. Lines are added twice where this
+        was cut off itself, which ``taemi_runtime.resume`` knows how to read.
+
+    Raises:
+        WriteError: The disk is full, or the place cannot be written to.
+    """
+    folder = shard_folder(out)
+    added = 0
+    if not folder.is_dir():
+        return added
+    with atomic_file(out) as part, part.open("wb") as stream:
+        if out.exists():
+            stream.write(out.read_bytes())
+        for path in sorted(folder.glob(_PATTERN)):
+            *whole, _ = path.read_bytes().split(b"\n")
+            stream.writelines(line + b"\n" for line in whole)
+            added += len(whole)
+    shutil.rmtree(folder, ignore_errors=True)
+    return added
+
+
 class Shards:
     """Takes lines, and makes them one file at the end.
 
     Args:
         out: That file.
-        resume: Whether shards of an earlier run are kept; they are removed otherwise.
+        kept: So many of its last lines are of inputs of this run (see ``resume.take_up``), and those before
+            them of others, which stay; ``None`` drops what the file holds.
 
     Raises:
         UsageError: The shards' folder holds something else.
         WriteError: They cannot be written there.
     """
 
-    def __init__(self, out: Path, *, resume: bool) -> None:
+    def __init__(self, out: Path, *, kept: int | None = None) -> None:
         self.out = out
         self.folder = shard_folder(out)
+        self._kept = kept
         # Where each input's line is: shard and position, so that lines need not stay in memory.
         self._places: dict[int, tuple[Path, int]] = {}
         self._stream: BinaryIO | None = None
@@ -55,18 +86,8 @@ class Shards:
                     f"it holds {strangers[0].name}, which is no shard",
                     "Give another --out",
                 )
-            if not resume:
-                for path in self.folder.glob(_PATTERN):
-                    path.unlink()
-
-    def done(self, settings: Settings) -> Done:
-        """Return what earlier runs did: the lines of their file and of its shards, each clip's once.
-
-        Raises:
-            UsageError: They hold something else, or lines with other settings.
-        """
-        found = [read_done(path, settings) for path in (self.out, *sorted(self.folder.glob(_PATTERN)))]
-        return Done([line for done in found for line in done.lines], any(done.torn for done in found))
+            for path in self.folder.glob(_PATTERN):
+                path.unlink()
 
     def add(self, index: int, line: Line) -> None:
         """Write an input's line; of several the last counts.
@@ -90,39 +111,42 @@ class Shards:
             WriteError: The disk is full; the shards are still there.
         """
         self.close()
-        with atomic_file(self.out) as part, part.open("wb") as stream:
-            for line in self._in_order():
-                stream.write(line)
+        before: list[bytes] = []
+        if self._kept is not None and self.out.exists():
+            before = self.out.read_bytes().splitlines(keepends=True)
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(atomic_file(self.out))
+            stream = stack.enter_context(part.open("wb"))
+            stream.writelines(self._in_order(stack, before))
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Leave the shards as they are; an earlier run's are then still there, too."""
+        """Leave the shards as they are."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        elif not self._places and self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _shard(self) -> BinaryIO:
         if self._stream is None or self._lines >= _LINES_A_SHARD:
-            if self._stream is not None:
-                self._stream.close()
-            taken = sorted(self.folder.glob(_PATTERN))
-            number = int(taken[-1].stem.removeprefix("part-")) + 1 if taken else 0
+            self.close()
+            number = len(list(self.folder.glob(_PATTERN)))
             self._path = self.folder / f"part-{number:05d}.jsonl"
             self._stream = self._path.open("xb")
             self._lines = 0
         return self._stream
 
-    def _in_order(self) -> Iterator[bytes]:
+    def _in_order(self, stack: contextlib.ExitStack, before: list[bytes]) -> Iterator[bytes]:
+        """Yield the lines of other inputs, then those of this run's in their order."""
+        others = len(before) - (self._kept or 0)
+        yield from before[:others]
+        kept = {int(json.loads(line)["index"]): line for line in before[others:]}
         streams: dict[Path, BinaryIO] = {}
-        try:
-            for index in sorted(self._places):
-                path, start = self._places[index]
-                if path not in streams:
-                    streams[path] = path.open("rb")
-                streams[path].seek(start)
-                yield streams[path].readline()
-        finally:
-            for stream in streams.values():
-                stream.close()
+        for index in sorted({*kept, *self._places}):
+            if index not in self._places:
+                yield kept[index]
+                continue
+            path, start = self._places[index]
+            if path not in streams:
+                streams[path] = stack.enter_context(path.open("rb"))
+            streams[path].seek(start)
+            yield streams[path].readline()

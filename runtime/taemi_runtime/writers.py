@@ -219,7 +219,13 @@ FORMATS: dict[str, type[Writer]] = {
 
 @contextlib.contextmanager
 def open_writer(
-    name: str, out: Path | None, labels: Sequence[str], count: int, *, append: bool = False
+    name: str,
+    out: Path | None,
+    labels: Sequence[str],
+    count: int,
+    *,
+    append: bool = False,
+    stdout: TextIO | None = None,
 ) -> Iterator[Writer]:
     """Yield a writer of a format, and finish it when the block ends without an error.
 
@@ -232,6 +238,7 @@ def open_writer(
         labels: Names of the scores in order.
         count: How many clips were asked for.
         append: Whether lines are added to those that a file has; only for formats that append.
+        stdout: What is written to where there is no file; ``sys.stdout`` when ``None``.
 
     Raises:
         WriteError: The disk is full, or the place cannot be written to.
@@ -239,7 +246,7 @@ def open_writer(
     kind = FORMATS[name]
     with contextlib.ExitStack() as stack:
         if out is None:
-            stream = sys.stdout
+            stream = stdout or sys.stdout
         else:
             stack.enter_context(explain_write(out))
             path = out if kind.appends else stack.enter_context(atomic_file(out))

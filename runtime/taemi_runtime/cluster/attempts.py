@@ -50,7 +50,7 @@ class Attempts:
         self._open.pop((stage, place), None)
 
     def deaths(self) -> int:
-        """Return how many processes died while they worked on a thing, as far as was noticed."""
+        """Return how often a thing was begun by a process that died over it or beside it."""
         return sum(self._deaths.values())
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taemi_runtime.cluster.attempts import RemoteLedger, start_ledger
@@ -40,8 +39,6 @@ _CLIP_BYTES = 64 * 2**20
 # ends. A block that is lost for another reason is sent once more.
 _ROUNDS = 2
 _COLUMN = "parcel"
-# Inputs that one task looks at where that takes little time for each.
-_CHUNK = 64
 _TRIES = 3
 
 Answer = TypeVar("Answer")
@@ -75,7 +72,7 @@ def run_stages(
         TaemiError: A model cannot be opened on a machine of the cluster.
     """
     ledger = start_ledger(cluster.here)
-    place = Place(os.getcwd(), debug=debug, models=shares.models)
+    place = Place(str(Path.cwd()), debug=debug, models=shares.models)
     told: set[object] = set()
     waiting = {source.index: source for source in sources}
     for _ in range(_ROUNDS):
@@ -93,7 +90,7 @@ def run_stages(
                 yield parcel
     deaths = ledger.deaths()
     if deaths:
-        _log.warning("%d process(es) of the cluster died at work; what they had begun was done again", deaths)
+        _log.warning("processes of the cluster died at work: %d piece(s) of it were begun again", deaths)
     for source in waiting.values():
         error = EngineError(
             f"cannot finish {source.name}", "the cluster lost it twice", "See Ray's log: --debug"
@@ -114,26 +111,13 @@ def ask_one(shares: Shares, question: Callable[[], Answer], *, debug: bool = Fal
     """
     import ray
 
-    place = Place(os.getcwd(), debug=debug)
+    place = Place(str(Path.cwd()), debug=debug)
     remote = ray.remote(num_cpus=shares.cpus, num_gpus=shares.gpus, max_retries=_TRIES)(_answer)
     found = ray.get(remote.remote(question, place))
     if isinstance(found, TaemiError):
         raise found
     answer: Answer = found
     return answer
-
-
-def map_chunks(
-    shares: Shares, question: Callable[[Sequence[Source]], Sequence[Answer]], sources: Sequence[Source]
-) -> list[Answer]:
-    """Ask something about every input, in tasks of some inputs each, and return the answers in order."""
-    import ray
-
-    place = Place(os.getcwd())
-    remote = ray.remote(num_cpus=shares.decoder_cpus, max_retries=_TRIES)(_answer)
-    parts = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
-    asked = [remote.remote(functools.partial(question, part), place) for part in parts]
-    return [answer for found in asked for answer in ray.get(found)]
 
 
 def _answer(question: Callable[[], Any], place: Place) -> Any:

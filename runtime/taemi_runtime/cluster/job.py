@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from taemi_runtime.cluster.scoring import ClusterScoring, Outcome
 from taemi_runtime.cluster.stages import Source
 from taemi_runtime.console import progress, say
 from taemi_runtime.emotions import EMOTIONS
-from taemi_runtime.errors import UsageError
 from taemi_runtime.inputs import ClipInput
 from taemi_runtime.results import ClipFailure
-from taemi_runtime.resume import Line, renamed
-from taemi_runtime.shards import Shards
+from taemi_runtime.resume import take_up
+from taemi_runtime.scale import DEFAULT_BATCH, Order, Scored
+from taemi_runtime.shards import Shards, fold_shards
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, open_writer
 
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Hold = Callable[[], contextlib.AbstractContextManager[None]]
+Todo = list[tuple[int, ClipInput]]
 
 
 class Tally(Protocol):
-    """Counts clips; what the caller reports at the end."""
+    """Counts clips; the caller tells them at the end."""
 
     done: int
+    before: int
     failed: int
     interrupted: bool
 
@@ -45,7 +49,7 @@ class _Sink(Protocol):
 
 
 class _ShardSink:
-    """Keeps outcomes in shards until they become one file."""
+    """Keeps outcomes in shards."""
 
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
@@ -56,9 +60,11 @@ class _ShardSink:
 
 
 def score_clips(
-    job: Job, address: str, clips: Sequence[ClipInput], texts: Transcripts, tally: Tally, hold: Hold
+    job: Job, address: str, clips: list[ClipInput], texts: Transcripts, tally: Tally, hold: Hold
 ) -> None:
     """Score clips on a cluster and write every outcome.
+
+    JSON lines with a file go through shards, and end in the order of the inputs.
 
     Args:
         job: What to score with, and where results go.
@@ -69,70 +75,81 @@ def score_clips(
         hold: Holds Ctrl-C back for a block.
 
     Raises:
-        UsageError: ``--resume`` has nothing that it could go on with.
         TaemiError: There is no cluster, or a machine of it cannot do its part.
     """
     stdout = sys.stdout
-    keyed = job.out is not None and job.format == "jsonl"
-    if job.resume and not keyed:
-        raise UsageError(
-            "cannot resume", "results go to no file of JSON lines", "Give --out FILE --format jsonl"
-        )
+    if job.out is None and isinstance(stdout, io.TextIOWrapper):
+        # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
+        stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    kind = FORMATS[job.format]
     # Lines that appear on a terminal one by one are a progress display of their own.
-    streaming = job.out is None and FORMATS[job.format].streams and stdout.isatty()
-    sources = [Source(index, str(clip.path)) for index, clip in enumerate(clips) if not clip.error]
+    streaming = job.out is None and kind.streams and stdout.isatty()
     with ExitStack() as stack:
         scoring = None
+        sources = [Source(index, str(clip.path)) for index, clip in enumerate(clips) if not clip.error]
         if sources:
+            batch = job.batch or DEFAULT_BATCH
             scoring = stack.enter_context(
-                ClusterScoring(job, address, sources, texts, batch=job.batch, keyed=keyed)
+                ClusterScoring(job, address, sources, texts, batch=batch, keyed=kind.appends)
             )
             _warn(job, scoring, len(sources))
-        kept: dict[int, Line] = {}
-        shards: Shards | None = None
+        todo: Todo = list(enumerate(clips))
         sink: _Sink
-        if keyed and job.out is not None:
-            shards = stack.enter_context(_open_shards(job))
-            if job.resume and scoring is not None:
-                kept = _find_kept(shards, scoring, sources)
-            sink = _ShardSink(shards)
+        in_order = job.ordered or not kind.appends
+        if kind.appends and job.out is not None:
+            if job.resume:
+                todo = _take_up(job.out, scoring, clips, texts)
+                tally.done = tally.before = len(clips) - len(todo)
+            kept = tally.before if job.resume else None
+            sink = _ShardSink(stack.enter_context(_open_shards(job.out, kept)))
+            in_order = False  # they will be, and a shard must not wait for its turn
         else:
             labels = scoring.facts.labels if scoring is not None else EMOTIONS
-            sink = stack.enter_context(open_writer(job.format, job.out, labels, len(clips), stdout))
-        tick = stack.enter_context(progress(quiet=job.quiet or streaming))
+            sink = stack.enter_context(open_writer(job.format, job.out, labels, len(clips), stdout=stdout))
+        tick = stack.enter_context(progress(quiet=job.quiet or streaming or len(clips) == 1))
+        # A table on stdout shows the errors where people look anyway.
         say_errors = job.out is not None or job.format != "table"
-        try:
-            for index, line in kept.items():
-                shards.add(index, line)  # type: ignore[union-attr]
+
+        def write(index: int, outcome: Outcome) -> None:
+            with hold():
+                sink.add(index, outcome)
                 tally.done += 1
-            for index, outcome in _outcomes(clips, scoring, kept):
-                tick("scoring clips", tally.done, len(clips))
-                with hold():
-                    sink.add(index, outcome)
-                    tally.done += 1
-                if isinstance(outcome, ClipFailure):
-                    tally.failed += 1
-                    if say_errors:
-                        say(f"error: {outcome.message}")
+                tally.failed += isinstance(outcome, ClipFailure)
+            if say_errors and isinstance(outcome, ClipFailure):
+                say(f"error: {outcome.message}")
+            tick("scoring clips", tally.done, len(clips))
+
+        order = Order(index for index, _ in todo)
+        try:
+            tick("scoring clips", tally.done, len(clips))
+            for scored in _outcomes(scoring, todo):
+                for ready in order.take(scored) if in_order else (scored,):
+                    write(ready.index, ready.outcome)
         except KeyboardInterrupt:
             # Caught inside the writer's block, so that what was done is still written.
             tally.interrupted = True
+            for ready in order.rest():
+                write(ready.index, ready.outcome)
 
 
-def _outcomes(
-    clips: Sequence[ClipInput], scoring: ClusterScoring | None, kept: dict[int, Any]
-) -> Iterator[tuple[int, Outcome]]:
-    for index, clip in enumerate(clips):
+def _outcomes(scoring: ClusterScoring | None, todo: Todo) -> Iterator[Scored]:
+    for index, clip in todo:
         if clip.error:
-            yield index, ClipFailure(str(clip.path), clip.error)
+            yield Scored(index, ClipFailure(str(clip.path), clip.error))
     if scoring is not None:
-        yield from scoring.outcomes(lambda source: source.index not in kept)
+        for index, outcome in scoring.outcomes({index for index, clip in todo if not clip.error}):
+            yield Scored(index, outcome)
+
+
+def _take_up(out: Path, scoring: ClusterScoring | None, clips: list[ClipInput], texts: Transcripts) -> Todo:
+    fold_shards(out)
+    settings = scoring.facts.settings if scoring is not None else None
+    return take_up(out, settings, clips, texts) if settings is not None else list(enumerate(clips))
 
 
 @contextlib.contextmanager
-def _open_shards(job: Job) -> Iterator[Shards]:
-    assert job.out is not None  # noqa: S101
-    shards = Shards(job.out, resume=job.resume)
+def _open_shards(out: Path, kept: int | None) -> Iterator[Shards]:
+    shards = Shards(out, kept=kept)
     try:
         yield shards
     except BaseException:
@@ -141,27 +158,12 @@ def _open_shards(job: Job) -> Iterator[Shards]:
     shards.merge()
 
 
-def _find_kept(shards: Shards, scoring: ClusterScoring, sources: Sequence[Source]) -> dict[int, Line]:
-    settings = scoring.facts.settings
-    if settings is None:
-        return {}
-    done = shards.done(settings)
-    if not done.lines:
-        return {}
-    kept = {}
-    for source, key in zip(sources, scoring.keys(), strict=True):
-        line = done.find(key) if key is not None else None
-        if line is not None:
-            kept[source.index] = renamed(line, source.name, source.index)
-    _log.info("%d of %d clips are done already", len(kept), len(sources))
-    return kept
-
-
 def _warn(job: Job, scoring: ClusterScoring, count: int) -> None:
-    if job.transcripts is not None and scoring.with_text < count:
+    with_text = scoring.with_text
+    if job.transcripts is not None and with_text < count:
         _log.warning(
             "%d of %d clips have no transcript in %s (NAME.txt, .vtt or .srt)",
-            count - scoring.with_text,
+            count - with_text,
             count,
             job.transcripts,
         )

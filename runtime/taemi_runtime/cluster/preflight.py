@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import taemi_runtime
 from taemi_runtime.cluster.shares import Node
 from taemi_runtime.errors import EngineError
 
 _PATIENCE_S = 120.0
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Needs:
     @classmethod
     def of(cls, paths: Sequence[str | os.PathLike[str]]) -> Needs:
         """Make the needs of this process."""
-        return cls(tuple(os.path.abspath(path) for path in paths), taemi_runtime.__version__)
+        return cls(tuple(str(Path(path).absolute()) for path in paths), taemi_runtime.__version__)
 
 
 def what_is_missing(needs: Needs) -> str:
@@ -48,7 +50,7 @@ def check_nodes(nodes: Sequence[Node], needs: Needs) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    look = ray.remote(num_cpus=0, max_retries=MOST_TRIES)(what_is_missing)
+    look = ray.remote(num_cpus=0, max_retries=_TRIES)(what_is_missing)
     asked = [
         (node, look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)))
         for node in nodes
@@ -70,9 +72,6 @@ def check_nodes(nodes: Sequence[Node], needs: Needs) -> None:
             "Machines of a cluster need the same taemi and the same paths: put engine and clips on a file "
             "system that all of them mount",
         )
-
-
-MOST_TRIES = 3
 
 
 def _last_line(error: Exception) -> str:

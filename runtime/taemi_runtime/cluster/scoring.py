@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.batching import DecodedClip
-from taemi_runtime.cluster.flow import ask_one, map_chunks, run_stages
+from taemi_runtime.cluster.flow import ask_one, run_stages
 from taemi_runtime.cluster.preflight import Needs, check_nodes
 from taemi_runtime.cluster.session import open_cluster
 from taemi_runtime.cluster.shares import deal_out
@@ -136,20 +136,6 @@ class ClipReader:
         clip, decode_ms = self.decoder.decode(source.name)
         return ReadClip(DecodedClip(clip, said, source.name, decode_ms), key)
 
-    def keys(self, sources: Sequence[Source]) -> list[Key | None]:
-        """Return the keys of clips without decoding them; ``None`` where one cannot be read."""
-        return [self._key(source) for source in sources]
-
-    def _key(self, source: Source) -> Key | None:
-        if self.settings is None:
-            return None
-        try:
-            said = self.texts.read(Path(source.name))
-        except Exception:  # reading it for its score says what is wrong
-            return None
-        digest = clip_digest(Path(source.name))
-        return self.settings.key(digest, said) if digest else None
-
 
 @dataclass(frozen=True)
 class ScoringWorker:
@@ -203,8 +189,8 @@ class ClusterScoring:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            job = self._job
-            cluster = stack.enter_context(open_cluster(self._address, debug=job.debug))
+            job, debug = self._job, _is_detailed()
+            cluster = stack.enter_context(open_cluster(self._address, debug=debug))
             with_text = sum(self._texts.has(Path(source.name)) for source in self._sources)
             batches = -(-len(self._sources) // self._batch)
             shares = deal_out(cluster.nodes, job.options.device, job.options.threads, batches=batches)
@@ -213,7 +199,7 @@ class ClusterScoring:
                 replace(job, options=options), with_text > 0, with_text < len(self._sources), self._keyed
             )
             check_nodes(cluster.nodes, Needs.of(self._paths()))
-            self.facts: Facts = ask_one(shares, self._recipe.facts, debug=job.debug)
+            self.facts: Facts = ask_one(shares, self._recipe.facts, debug=debug)
             self._reader = ClipReader(self.facts.decoder, self._texts, self.facts.settings)
             self._cluster, self._shares = cluster, shares
             _log.info(
@@ -232,17 +218,11 @@ class ClusterScoring:
         """How many clips have a transcript."""
         return sum(self._texts.has(Path(source.name)) for source in self._sources)
 
-    def keys(self) -> list[Key | None]:
-        """Return the clips' keys in order, without decoding anything."""
-        return map_chunks(self._shares, self._reader.keys, self._sources)
-
-    def outcomes(
-        self, wanted: Callable[[Source], bool] = lambda source: True
-    ) -> Iterator[tuple[int, Outcome]]:
+    def outcomes(self, wanted: Collection[int]) -> Iterator[tuple[int, Outcome]]:
         """Score clips, and yield position and outcome of each as it is done.
 
         Args:
-            wanted: Which of the clips are scored.
+            wanted: The positions of the clips to score.
 
         Raises:
             TaemiError: The engine cannot be opened on a machine of the cluster.
@@ -250,11 +230,11 @@ class ClusterScoring:
         for parcel in run_stages(
             self._cluster,
             self._shares,
-            [source for source in self._sources if wanted(source)],
+            [source for source in self._sources if source.index in wanted],
             self._reader,
             self._recipe,
             batch=self._batch,
-            debug=self._job.debug,
+            debug=_is_detailed(),
         ):
             if parcel.source is not None and isinstance(parcel.content, ClipResult | ClipFailure):
                 yield parcel.source.index, parcel.content
@@ -268,3 +248,7 @@ class ClusterScoring:
             # Relative names start from the folder that this process is in.
             found.append(Path.cwd())
         return [path for path in found if path is not None]
+
+
+def _is_detailed() -> bool:
+    return logging.getLogger("taemi_runtime").isEnabledFor(logging.DEBUG)

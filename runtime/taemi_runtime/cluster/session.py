@@ -136,7 +136,7 @@ def _join(ray: Any, address: str, folder: str | None, processors: int, *, debug:
 
 
 def _elsewhere(stack: contextlib.ExitStack, *, debug: bool) -> TextIO:
-    return sys.stderr if debug else stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+    return sys.stderr if debug else stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
 
 
 @contextlib.contextmanager
@@ -144,7 +144,7 @@ def _without_stderr() -> Iterator[None]:
     """Drop what Ray's compiled part prints while it starts; what goes wrong is raised."""
     kept = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nothing:
+        with Path(os.devnull).open("wb") as nothing:
             os.dup2(nothing.fileno(), 2)
             yield
     finally:
