@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ _PREFIX = "taemi-ray-"
 # Ray's sockets lie some 75 characters below its folder, and no socket's path has more than 107 (unix(7)).
 _LONGEST_FOLDER = 30
 _CLIENT = "ray://"
+_PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def _join(ray: Any, address: str, folder: str | None, processors: int, *, debug:
             "object_store_memory": _store_bytes(cpus),
             "_temp_dir": folder,
         }
+    if folder is None:
+        _knock(address)
     try:
         with contextlib.nullcontext() if debug else _without_stderr():
             ray.init(**settings)
@@ -128,11 +132,31 @@ def _join(ray: Any, address: str, folder: str | None, processors: int, *, debug:
             raise DeviceError(
                 "cannot start a Ray cluster on this machine", found, "See Ray's log: --debug"
             ) from error
-        raise DeviceError(
-            f"cannot join the Ray cluster at {address}",
-            found,
-            f"Check it with: ray status, start it with: ray start --head, or give {OPTION} alone",
-        ) from error
+        raise _no_cluster(address, found) from error
+
+
+def _knock(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would go on trying for many minutes.
+
+    Raises:
+        DeviceError: Nothing answers there.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S):
+            pass
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, f"nothing answers there ({error})") from error
+
+
+def _no_cluster(address: str, found: str) -> DeviceError:
+    return DeviceError(
+        f"cannot join the Ray cluster at {address}",
+        found.rstrip("."),
+        f"Check it with: ray status, start it with: ray start --head, or give {OPTION} alone",
+    )
 
 
 def _elsewhere(stack: contextlib.ExitStack, *, debug: bool) -> TextIO:
