@@ -33,8 +33,6 @@ _log = logging.getLogger(__name__)
 _MOST_BLOCKS = 4000
 # Enough that a model has its next batch at hand, and no more, as batches are large.
 _BATCHES_AT_A_MODEL = 2
-# A decoded clip of 400 frames of 3 x 224 x 224 bytes.
-_CLIP_BYTES = 64 * 2**20
 # Ray Data repeats the work of dead processes and restarts its actors, by default for ever, which the ledger
 # ends. A block that is lost for another reason is sent once more.
 _ROUNDS = 2
@@ -51,7 +49,6 @@ def run_stages(
     reader: Reader,
     recipe: Recipe,
     *,
-    batch: int,
     debug: bool = False,
 ) -> Iterator[Parcel]:
     """Read inputs and work on them, and yield their outcomes in the order in which they are done.
@@ -62,7 +59,6 @@ def run_stages(
         sources: The inputs.
         reader: What reads them.
         recipe: What opens a model in each actor.
-        batch: How many inputs a model works on at a time.
         debug: Whether workers log in detail.
 
     Yields:
@@ -78,7 +74,7 @@ def run_stages(
     for _ in range(_ROUNDS):
         if not waiting:
             break
-        for parcel in _stream(shares, list(waiting.values()), reader, recipe, ledger, place, batch):
+        for parcel in _stream(shares, list(waiting.values()), reader, recipe, ledger, place):
             for note in parcel.notes:
                 if note not in told:
                     told.add(note)
@@ -135,7 +131,6 @@ def _stream(
     recipe: Recipe,
     ledger: RemoteLedger,
     place: Place,
-    batch: int,
 ) -> Iterator[Parcel]:
     import ray.data
 
@@ -148,19 +143,20 @@ def _stream(
         [{_COLUMN: pickle.dumps(source)} for source in sources],
         override_num_blocks=min(len(sources), _MOST_BLOCKS),
     )
+    # The stages ask for different shares: those that ask for the same are made one by Ray Data, and nothing
+    # would be read while a model works.
     read = blocks.map_batches(
         _read,
         fn_kwargs={"stage": ReadStage(reader, ledger, place)},
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=shares.decoder_cpus,
-        # Two stages that ask for the same are made one, and nothing is read while a model works.
-        memory=_CLIP_BYTES,
+        num_cpus=0,
+        concurrency=shares.decoders,
     )
     worked = read.map_batches(
         _Work,
         fn_constructor_kwargs={"recipe": recipe, "ledger": ledger, "place": place},
-        batch_size=batch,
+        batch_size=shares.batch,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
             size=shares.models, max_tasks_in_flight_per_actor=_BATCHES_AT_A_MODEL

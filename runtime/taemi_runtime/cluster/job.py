@@ -18,7 +18,7 @@ from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.inputs import ClipInput
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.resume import take_up
-from taemi_runtime.scale import DEFAULT_BATCH, Order, Scored
+from taemi_runtime.scale import Order, Scored
 from taemi_runtime.shards import Shards, fold_shards
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, open_writer
@@ -88,10 +88,7 @@ def score_clips(
         scoring = None
         sources = [Source(index, str(clip.path)) for index, clip in enumerate(clips) if not clip.error]
         if sources:
-            batch = job.batch or DEFAULT_BATCH
-            scoring = stack.enter_context(
-                ClusterScoring(job, address, sources, texts, batch=batch, keyed=kind.appends)
-            )
+            scoring = stack.enter_context(ClusterScoring(job, address, sources, texts, keyed=kind.appends))
             _warn(job, scoring, len(sources))
         todo: Todo = list(enumerate(clips))
         sink: _Sink

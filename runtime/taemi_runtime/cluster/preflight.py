@@ -69,8 +69,8 @@ def check_nodes(nodes: Sequence[Node], needs: Needs) -> None:
         raise EngineError(
             f"cannot work on {len(found)} of the cluster's {len(asked)} machines",
             "; ".join(found),
-            "Machines of a cluster need the same taemi and the same paths: put engine and clips on a file "
-            "system that all of them mount",
+            "Install the same taemi on every machine, and put engine and clips where all of them have them "
+            "under the same path",
         )
 
 

@@ -165,7 +165,6 @@ class ClusterScoring:
         address: Where the cluster is.
         sources: The clips.
         texts: What finds transcripts.
-        batch: How many clips a model takes at a time.
         keyed: Whether results carry their keys.
     """
 
@@ -176,14 +175,12 @@ class ClusterScoring:
         sources: Sequence[Source],
         texts: Transcripts,
         *,
-        batch: int,
         keyed: bool = False,
     ) -> None:
         self._job = job
         self._address = address
         self._sources = list(sources)
         self._texts = texts
-        self._batch = batch
         self._keyed = keyed
         self._stack = ExitStack()
 
@@ -192,8 +189,13 @@ class ClusterScoring:
             job, debug = self._job, _is_detailed()
             cluster = stack.enter_context(open_cluster(self._address, debug=debug))
             with_text = sum(self._texts.has(Path(source.name)) for source in self._sources)
-            batches = -(-len(self._sources) // self._batch)
-            shares = deal_out(cluster.nodes, job.options.device, job.options.threads, batches=batches)
+            shares = deal_out(
+                cluster.nodes,
+                job.options.device,
+                job.options.threads,
+                inputs=len(self._sources),
+                batch=job.batch,
+            )
             options = replace(job.options, device=shares.device, threads=shares.threads)
             self._recipe = ScorerRecipe(
                 replace(job, options=options), with_text > 0, with_text < len(self._sources), self._keyed
@@ -233,7 +235,6 @@ class ClusterScoring:
             [source for source in self._sources if source.index in wanted],
             self._reader,
             self._recipe,
-            batch=self._batch,
             debug=_is_detailed(),
         ):
             if parcel.source is not None and isinstance(parcel.content, ClipResult | ClipFailure):

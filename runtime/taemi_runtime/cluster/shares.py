@@ -12,6 +12,11 @@ from taemi_runtime.host import parse_device
 _MOST_THREADS = 4
 # Of a CPU cluster's processors so many go to the models; on CPUs they take most of the time.
 _MODEL_SHARE = 0.75
+# What a model claims of its processors, and decoding claims none: when half of the machines are lost, the
+# models that stood on them still find a place on the others, and never one that decoding waits for.
+_CLAIM = 0.5
+# As many as without a cluster (taemi_runtime.scale).
+_CPU_BATCH, _GPU_BATCH = 4, 8
 
 
 @dataclass(frozen=True)
@@ -37,32 +42,37 @@ class Shares:
 
     Args:
         models: Processes that hold a model.
-        cpus: Processors for each of them.
+        cpus: Processors that each of them claims of Ray.
         gpus: CUDA devices for each of them.
-        decoder_cpus: Processors for each decoding task.
+        decoders: How many tasks decode at a time; they claim nothing.
         threads: Threads inside one call of a model.
         device: The device as a process with its share sees it.
+        batch: How many inputs a model works on at a time, at most.
     """
 
     models: int
     cpus: float
     gpus: int
-    decoder_cpus: float
+    decoders: int
     threads: int
     device: str
+    batch: int
 
 
-def deal_out(nodes: Sequence[Node], device: str, threads: int, *, batches: int) -> Shares:
+def deal_out(
+    nodes: Sequence[Node], device: str, threads: int, *, inputs: int, batch: int | None = None
+) -> Shares:
     """Deal out processors.
 
-    With CUDA each model gets one device. Without, the models take up to three quarters of the processors,
-    and decoding has the rest, one at least.
+    With CUDA each model gets one device, and every processor decodes. Without, the models take up to three
+    quarters of the processors, and decoding has the rest, one at least.
 
     Args:
         nodes: The machines.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: Threads inside one call of a model; 0 lets the cluster's size decide.
-        batches: How many batches of work there are: more models would be idle.
+        inputs: How many inputs there are: more models than batches of them would be idle.
+        batch: How many inputs a model takes at a time; ``None`` leaves it to the device.
 
     Raises:
         UsageError: A certain device of some machine was asked for, or more threads than a machine has.
@@ -81,10 +91,11 @@ def deal_out(nodes: Sequence[Node], device: str, threads: int, *, batches: int) 
             f"its {len(nodes)} machine(s) offer {cpus:g} CPUs and no GPU",
             "Give --device cpu",
         )
+    batch = batch or (_GPU_BATCH if kind != "cpu" and gpus else _CPU_BATCH)
+    most = max(1, -(-inputs // batch))
     if kind != "cpu" and gpus:
-        models = max(1, min(gpus, batches))
-        # A model on a GPU still prepares its inputs; on small machines decoding must keep a processor.
-        return Shares(models, min(1.0, cpus / (2 * models)), 1, min(1.0, cpus / 2), threads, kind)
+        models = min(gpus, most)
+        return Shares(models, min(1.0, cpus / models) * _CLAIM, 1, max(1, int(cpus)), threads, kind, batch)
     largest = max((node.cpus for node in nodes), default=0.0)
     if threads > largest:
         raise UsageError(
@@ -92,13 +103,9 @@ def deal_out(nodes: Sequence[Node], device: str, threads: int, *, batches: int) 
             f"the largest machine of the cluster offers {largest:g} CPUs",
             "Give fewer --threads",
         )
-    if cpus < 2:
-        return Shares(1, cpus / 2, 0, cpus / 2, 1, "cpu")
     each = threads or int(max(1, min(_MOST_THREADS, largest // 2)))
     # Whole models per machine; one processor is left for decoding wherever there is more than one.
     room = sum(int(node.cpus // each) for node in nodes)
-    models = int(min(room, cpus * _MODEL_SHARE // each, (cpus - 1) // each))
-    if models < 1:
-        # The only model would take every processor: its share on paper leaves one for decoding.
-        return Shares(1, min(cpus - 1, largest), 0, 1.0, each, "cpu")
-    return Shares(max(1, min(models, batches)), float(each), 0, 1.0, each, "cpu")
+    models = max(1, min(room, int(cpus * _MODEL_SHARE // each), int((cpus - 1) // each), most))
+    decoders = max(1, int(cpus) - models * each)
+    return Shares(models, each * _CLAIM, 0, decoders, each, "cpu", batch)
