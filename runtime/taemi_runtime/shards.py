@@ -38,16 +38,18 @@ def fold_shards(out: Path) -> int:
         was cut off itself, which ``taemi_runtime.resume`` knows how to read.
 
     Raises:
+        UsageError: The shards' folder holds something else.
         WriteError: The disk is full, or the place cannot be written to.
     """
     folder = shard_folder(out)
     added = 0
     if not folder.is_dir():
         return added
+    shards = _shards_in(folder)
     with atomic_file(out) as part, part.open("wb") as stream:
         if out.exists():
             stream.write(out.read_bytes())
-        for path in sorted(folder.glob(_PATTERN)):
+        for path in shards:
             *whole, _ = path.read_bytes().split(b"\n")
             stream.writelines(line + b"\n" for line in whole)
             added += len(whole)
@@ -79,14 +81,7 @@ class Shards:
         self._lines = 0
         with explain_write(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            strangers = sorted(set(self.folder.iterdir()) - set(self.folder.glob(_PATTERN)))
-            if strangers:
-                raise UsageError(
-                    f"cannot keep shards in {self.folder}",
-                    f"it holds {strangers[0].name}, which is no shard",
-                    "Give another --out",
-                )
-            for path in self.folder.glob(_PATTERN):
+            for path in _shards_in(self.folder):
                 path.unlink()
 
     def add(self, index: int, line: Line) -> None:
@@ -150,3 +145,16 @@ class Shards:
                 streams[path] = stack.enter_context(path.open("rb"))
             streams[path].seek(start)
             yield streams[path].readline()
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    """Return a folder's shards in order; one that holds anything else is not ours to empty."""
+    shards = sorted(folder.glob(_PATTERN))
+    strangers = sorted(set(folder.iterdir()) - set(shards))
+    if strangers:
+        raise UsageError(
+            f"cannot keep shards in {folder}",
+            f"it holds {strangers[0].name}, which is no shard",
+            "Give another --out",
+        )
+    return shards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -178,26 +179,29 @@ def _without_stderr() -> Iterator[None]:
 
 def _own_environment(*, debug: bool) -> dict[str, str]:
     """Return the variables that a cluster of ours is started with; who has set one keeps it."""
-    wanted = {
-        # Without a token of its own Ray writes one into the home folder, and leaves it there.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
-    if "RAY_AUTH_MODE" in os.environ:
-        wanted = {}
-    if not debug:
-        wanted["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    wanted = {} if debug else {"RAY_BACKEND_LOG_LEVEL": "fatal"}
+    if "RAY_AUTH_MODE" not in os.environ:
+        # From 2.60 on Ray guards a local cluster by a token. Without one it writes one into the home folder.
+        wanted["RAY_AUTH_TOKEN"] = _token()
     return wanted
+
+
+@functools.cache
+def _token() -> str:
+    # One a process: Ray's compiled part keeps the first that it sees.
+    return secrets.token_hex(32)
 
 
 @contextlib.contextmanager
 def _environment(wanted: dict[str, str]) -> Iterator[None]:
     new = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(new)
+    before = set(os.environ)
     try:
         yield
     finally:
-        for name in new:
+        # Ray sets variables of its own, which would bind what is started next.
+        for name in [*new, *(name for name in set(os.environ) - before if name.startswith("RAY_"))]:
             os.environ.pop(name, None)
 
 
