@@ -93,6 +93,9 @@ def test_each_device_gets_one_model_and_no_more_than_there_is_work_for():
     assert deal_out(machines, "cpu", 0, inputs=1000).gpus == 0
     assert deal_out(machines, "auto", 0, inputs=9, batch=8).models == 2
     assert deal_out(nodes(16), "cpu", 1, inputs=1).models == 1
+    assert deal_out(nodes(16), "cpu", 0, inputs=100, decoders=3).decoders == 3
+    with pytest.raises(UsageError, match="Give --workers 1 or more"):
+        deal_out(nodes(16), "cpu", 0, inputs=100, decoders=0)
 
 
 @pytest.mark.parametrize(

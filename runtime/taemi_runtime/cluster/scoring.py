@@ -195,6 +195,7 @@ class ClusterScoring:
                 job.options.threads,
                 inputs=len(self._sources),
                 batch=job.batch,
+                decoders=job.workers,
             )
             options = replace(job.options, device=shares.device, threads=shares.threads)
             self._recipe = ScorerRecipe(

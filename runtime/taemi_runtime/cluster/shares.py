@@ -60,7 +60,13 @@ class Shares:
 
 
 def deal_out(
-    nodes: Sequence[Node], device: str, threads: int, *, inputs: int, batch: int | None = None
+    nodes: Sequence[Node],
+    device: str,
+    threads: int,
+    *,
+    inputs: int,
+    batch: int | None = None,
+    decoders: int | None = None,
 ) -> Shares:
     """Deal out processors.
 
@@ -73,15 +79,21 @@ def deal_out(
         threads: Threads inside one call of a model; 0 lets the cluster's size decide.
         inputs: How many inputs there are: more models than batches of them would be idle.
         batch: How many inputs a model takes at a time; ``None`` leaves it to the device.
+        decoders: How many tasks decode at a time; ``None`` leaves it to the cluster's size.
 
     Raises:
-        UsageError: A certain device of some machine was asked for, or more threads than a machine has.
+        UsageError: A certain device of some machine was asked for, more threads than a machine has, or
+            nothing that decodes.
         DeviceError: CUDA was asked for, and no machine offers a device.
     """
     kind, _ = parse_device(device)
     if ":" in device:
         raise UsageError(
             f"cannot use {device} on a cluster", "Ray deals out the machines' devices", "Give --device cuda"
+        )
+    if decoders == 0:
+        raise UsageError(
+            "cannot decode on a cluster without processes", "--workers 0", "Give --workers 1 or more"
         )
     cpus = sum(node.cpus for node in nodes)
     gpus = int(sum(int(node.gpus) for node in nodes))
@@ -95,7 +107,9 @@ def deal_out(
     most = max(1, -(-inputs // batch))
     if kind != "cpu" and gpus:
         models = min(gpus, most)
-        return Shares(models, min(1.0, cpus / models) * _CLAIM, 1, max(1, int(cpus)), threads, kind, batch)
+        return Shares(
+            models, min(1.0, cpus / models) * _CLAIM, 1, decoders or max(1, int(cpus)), threads, kind, batch
+        )
     largest = max((node.cpus for node in nodes), default=0.0)
     if threads > largest:
         raise UsageError(
@@ -107,5 +121,5 @@ def deal_out(
     # Whole models per machine; one processor is left for decoding wherever there is more than one.
     room = sum(int(node.cpus // each) for node in nodes)
     models = max(1, min(room, int(cpus * _MODEL_SHARE // each), int((cpus - 1) // each), most))
-    decoders = max(1, int(cpus) - models * each)
+    decoders = decoders or max(1, int(cpus) - models * each)
     return Shares(models, each * _CLAIM, 0, decoders, each, "cpu", batch)
