@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import pickle
 import subprocess
 import sys
+import threading
 
 import pytest
 import typer
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from taemi_runtime.cluster.address import ClusterCommand, check_address, spell_out
 from taemi_runtime.cluster.attempts import MOST_DEATHS, Attempts
 from taemi_runtime.cluster.preflight import Needs, what_is_missing
+from taemi_runtime.cluster.session import _Stdout
 from taemi_runtime.cluster.shares import Node, deal_out
 from taemi_runtime.cluster.stages import Finished, Parcel, Place, ReadStage, Source, WorkStage
 from taemi_runtime.errors import DeviceError, EngineError, MediaError, UsageError
@@ -282,6 +285,31 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path):
         with pytest.raises(UsageError, match=r"it holds thesis\.tex, which is no shard"):
             use(out)
     assert (shard_folder(out) / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_ray_s_threads_print_stays_out_of_the_results(capsys):
+    def in_thread(text, wait=None):
+        def run():
+            if wait:
+                wait.wait()
+            print(text)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        return thread
+
+    stdout, later = _Stdout(sys.stdout, sys.stderr), threading.Event()
+    with contextlib.redirect_stdout(stdout):
+        in_thread("while it starts").join()
+        listener = in_thread("a worker died", later)
+        stdout.close_list()
+        later.set()
+        listener.join()
+        in_thread("a result").join()
+        print("another")
+    found = capsys.readouterr()
+    assert found.out.split("\n") == ["a result", "another", ""]
+    assert found.err.split("\n") == ["while it starts", "a worker died", ""]
 
 
 def run_command(before, after, *words):

@@ -11,10 +11,11 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from taemi_runtime.cluster.address import LOCAL, OPTION, check_address
 from taemi_runtime.cluster.shares import Node
@@ -85,11 +86,12 @@ def open_cluster(address: str, *, processors: int = 0, debug: bool = False) -> I
             stack.enter_context(_environment({"RAY_BACKEND_LOG_LEVEL": "fatal"}))
         ray = _import_ray()
         folder = stack.enter_context(_ray_folder()) if own else None
-        # Ray prints what befalls its processes, to stdout; that belongs to the results.
-        stack.enter_context(contextlib.redirect_stdout(_elsewhere(stack, debug=debug)))
+        stdout = _Stdout(sys.stdout, sys.stderr if debug else None)
+        stack.enter_context(contextlib.redirect_stdout(cast("TextIO", stdout)))
         # Ended by an error or not: processes of ours are stopped, and what others started is only left.
         stack.callback(ray.shutdown)
         _join(ray, address, folder, processors, debug=debug)
+        stdout.close_list()
         _hush(debug=debug)
         yield Cluster(_nodes(ray), ray.get_runtime_context().get_node_id(), own)
 
@@ -160,8 +162,33 @@ def _no_cluster(address: str, found: str) -> DeviceError:
     )
 
 
-def _elsewhere(stack: contextlib.ExitStack, *, debug: bool) -> TextIO:
-    return sys.stderr if debug else stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+class _Stdout:
+    """Standard output without what Ray's threads print to it: what befalls its processes is no result.
+
+    Args:
+        stream: The real one.
+        elsewhere: Where those go; nowhere when ``None``.
+    """
+
+    def __init__(self, stream: TextIO, elsewhere: TextIO | None) -> None:
+        self._stream = stream
+        self._elsewhere = elsewhere
+        self._before = set(threading.enumerate())
+        self._rays: set[threading.Thread] | None = None
+
+    def close_list(self) -> None:
+        """Take the threads that were started until now for Ray's, and no later ones."""
+        self._rays = set(threading.enumerate()) - self._before
+
+    def write(self, text: str) -> int:
+        """Write text, or drop it."""
+        thread = threading.current_thread()
+        if thread not in self._before if self._rays is None else thread in self._rays:
+            return len(text) if self._elsewhere is None else self._elsewhere.write(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
