@@ -307,9 +307,11 @@ def test_what_ray_s_threads_print_stays_out_of_the_results(capsys):
         listener.join()
         in_thread("a result").join()
         print("another")
+        stdout.silence()
+        print("said at the end")
     found = capsys.readouterr()
     assert found.out.split("\n") == ["a result", "another", ""]
-    assert found.err.split("\n") == ["while it starts", "a worker died", ""]
+    assert found.err.split("\n") == ["while it starts", "a worker died", "said at the end", ""]
 
 
 def run_command(before, after, *words):

@@ -90,6 +90,8 @@ def open_cluster(address: str, *, processors: int = 0, debug: bool = False) -> I
         stack.enter_context(contextlib.redirect_stdout(cast("TextIO", stdout)))
         # Ended by an error or not: processes of ours are stopped, and what others started is only left.
         stack.callback(ray.shutdown)
+        # It prints from this thread what Ray's had kept back.
+        stack.callback(stdout.silence)
         _join(ray, address, folder, processors, debug=debug)
         stdout.close_list()
         _hush(debug=debug)
@@ -179,6 +181,10 @@ class _Stdout:
     def close_list(self) -> None:
         """Take the threads that were started until now for Ray's, and no later ones."""
         self._rays = set(threading.enumerate()) - self._before
+
+    def silence(self) -> None:
+        """Take every thread for Ray's from now on."""
+        self._before, self._rays = set(), None
 
     def write(self, text: str) -> int:
         """Write text, or drop it."""
