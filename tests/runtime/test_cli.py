@@ -400,7 +400,9 @@ def test_ctrl_c_leaves_whole_lines_and_exit_code_130(bundle, clips, tmp_path):
     rest, err = process.communicate(timeout=60)
     lines = [first, *rest.splitlines(keepends=True)]
     assert process.returncode == 130
-    assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
+    # In order; after the last one whose turn had come, those that were done ahead of theirs.
+    indices = [json.loads(line)["index"] for line in lines]
+    assert indices == sorted(set(indices))
     assert err == f"interrupted: {len(lines)} of 200 clips done\n"
 
 
