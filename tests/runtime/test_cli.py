@@ -394,13 +394,16 @@ def start(*arguments):
 def test_ctrl_c_leaves_whole_lines_and_exit_code_130(bundle, clips, tmp_path):
     for index in range(200):
         (tmp_path / f"{index:03}.mp4").hardlink_to(clips.both)
-    process = start(tmp_path, "--engine", bundle.folder, "--format", "jsonl", "--ordered", "--quiet")
-    first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    rest, err = process.communicate(timeout=60)
+    with start(tmp_path, "--engine", bundle.folder, "--format", "jsonl", "--ordered", "--quiet") as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        # Not communicate, which knows nothing of what readline has taken ahead.
+        rest, err = process.stdout.read(), process.stderr.read()
     lines = [first, *rest.splitlines(keepends=True)]
     assert process.returncode == 130
-    assert [json.loads(line)["index"] for line in lines] == list(range(len(lines)))
+    # In order; after the last one whose turn had come, those that were done ahead of theirs.
+    indices = [json.loads(line)["index"] for line in lines]
+    assert indices == sorted(set(indices))
     assert err == f"interrupted: {len(lines)} of 200 clips done\n"
 
 
