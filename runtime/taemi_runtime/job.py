@@ -140,7 +140,7 @@ def run_job(job: Job) -> int:
         if job.ray is not None:
             from taemi_runtime.cluster.job import score_clips
 
-            score_clips(job, job.ray, clips, texts, tally, _finished_first)
+            score_clips(job, job.ray, clips, texts, tally, finished_first)
         else:
             _score_clips(job, clips, texts, tally)
     except KeyboardInterrupt:

@@ -16,9 +16,9 @@ from taemi_runtime.cluster.stages import Source
 from taemi_runtime.console import progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.inputs import ClipInput
+from taemi_runtime.parallel import Order, Scored
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.resume import take_up
-from taemi_runtime.scale import Order, Scored
 from taemi_runtime.shards import Shards, fold_shards
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, open_writer
