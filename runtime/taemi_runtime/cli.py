@@ -48,7 +48,10 @@ def _print_version(asked: bool) -> None:
 def infer(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Clips: files, folders (searched below), glob patterns."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Clips: files, folders (searched below), glob patterns. Or feature files and stores.",
+        ),
     ] = None,
     engine: Annotated[
         Path | None,
@@ -115,6 +118,16 @@ def infer(
     max_decode_seconds: Annotated[
         float, typer.Option(metavar="S", help="Longest time to read a clip for.", rich_help_panel=_LIMITS)
     ] = DecodeLimits.max_decode_seconds,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Clips a call of the engine; default: chosen.")
+    ] = None,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="JSON lines in the order of the inputs, not as they are done.")
+    ] = False,
+    save_features: Annotated[
+        Path | None,
+        typer.Option(metavar="STORE", help="Keep the encoders' features of every clip, to be scored again."),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Leave scores unclipped, below 0 and above 1.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' logs.")] = False,
@@ -188,6 +201,9 @@ def infer(
                 limits=limits,
                 quiet=quiet,
                 debug=debug,
+                batch=batch,
+                ordered=ordered,
+                save_features=save_features,
             )
         )
     if code:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +134,14 @@ class Engine(abc.ABC):
         outputs = self._run(inputs)
         self.last_run_ms = (time.perf_counter() - start) * 1e3
         return outputs
+
+    def padded_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Return the lengths that a call is padded to, wherever it is padded: callers may do so at once.
+
+        Args:
+            lengths: The length of every symbol of the inputs.
+        """
+        return dict(lengths)
 
     @abc.abstractmethod
     def _run(self, inputs: Arrays) -> dict[str, Array]:

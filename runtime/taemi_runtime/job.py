@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +14,12 @@ from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import UsageError
+from taemi_runtime.feature_files.find import find_features
+from taemi_runtime.feature_files.keep import keeping
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
+from taemi_runtime.output import finished_first, require_writable
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.transcripts import Transcripts
@@ -49,6 +49,9 @@ class Job:
         limits: What a clip may ask for.
         quiet: Whether progress and the closing line are left out.
         debug: Whether failures are shown with their traceback.
+        batch: Clips a call of the fusion engine; chosen when ``None``.
+        ordered: Whether JSON lines come in the order of the inputs, too.
+        save_features: The store that keeps what the encoders give of every clip.
     """
 
     inputs: tuple[str, ...]
@@ -67,6 +70,9 @@ class Job:
     limits: DecodeLimits
     quiet: bool
     debug: bool
+    batch: int | None = None
+    ordered: bool = False
+    save_features: Path | None = None
 
 
 class _Tally:
@@ -93,6 +99,11 @@ def run_job(job: Job) -> int:
         UsageError: The job contradicts itself, or its output cannot be written.
         TaemiError: The model, or the recogniser that was asked for, cannot be opened.
     """
+    features = find_features(job.inputs)
+    if features is not None:
+        from taemi_runtime.feature_files.run import run_features
+
+        return run_features(job, features)
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs)
     if job.transcript is not None and len(clips) > 1:
@@ -102,7 +113,7 @@ def run_job(job: Job) -> int:
             "Put NAME.txt, .vtt or .srt files into a folder: --transcripts DIR",
         )
     if job.out is not None:
-        _require_writable(job.out)
+        require_writable(job.out)
     step = Step("taemi-infer")
     tally = _Tally(len(clips))
     try:
@@ -123,6 +134,7 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
         # With nothing to score there is nothing to load.
         if any(not clip.error for clip in clips):
             scorer = stack.enter_context(_open(job, clips, texts))
+            stack.enter_context(keeping(scorer, job.save_features))
         if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -137,7 +149,7 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
             for index, clip in enumerate(clips):
                 tick("scoring clips", index, len(clips))
                 outcome = _score(job, scorer, clip, texts)
-                with _finished_first():
+                with finished_first():
                     writer.add(index, outcome)
                     tally.done += 1
                 if isinstance(outcome, ClipFailure):
@@ -147,23 +159,6 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
         except KeyboardInterrupt:
             # Caught inside the writer's block, so that what was done is still written.
             tally.interrupted = True
-
-
-@contextlib.contextmanager
-def _finished_first() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done, so that no line is torn or counted wrongly."""
-    caught: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    except ValueError:  # not the main thread, the only one that signals interrupt
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
@@ -208,20 +203,3 @@ def _score(job: Job, scorer: ClipScorer | None, clip: ClipInput, texts: Transcri
         if job.debug:
             _log.debug("%s", name, exc_info=True)
         return ClipFailure.from_error(name, error)
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse an unwritable output before the work, not after it."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-        if out.exists():
-            with out.open("ab"):
-                pass
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {out}", error.strerror or str(error), "Name a file in a folder that can be written"
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
@@ -64,6 +64,7 @@ class ClipScorer:
         self.limits = limits or DecodeLimits()
         self.listener = listener or Listener()
         self.clip_scores = clip_scores
+        self.keep: Callable[[ClipFeatures], tuple[str, ...]] | None = None
         self.preprocessing = read_preprocessing(model.manifest, model.path)
         if max_fps is not None:
             vision = replace(self.preprocessing.vision, max_fps=max_fps)
@@ -179,6 +180,7 @@ class ClipScorer:
             scores: [outputs] float32, not clipped.
             total_ms: How long it took, in milliseconds.
         """
+        kept = self.keep(features) if self.keep is not None else ()
         if self.clip_scores:
             scores = np.clip(scores, 0.0, 1.0) + 0.0  # no -0.0
         return ClipResult(
@@ -196,6 +198,7 @@ class ClipScorer:
                 features.clip.warnings
                 + tell_several(features.clip.faces)
                 + features.warnings
+                + kept
                 + tell_nothing(features.audio.present, features.vision.present, features.text.present)
             ),
         )

@@ -1,0 +1,142 @@
+"""One run of ``taemi-infer`` over features: open the engine, score everything, write every outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from taemi_runtime.asr import AUTO, NONE
+from taemi_runtime.console import Step, progress, say
+from taemi_runtime.errors import UsageError
+from taemi_runtime.feature_files.find import Features
+from taemi_runtime.feature_files.scorer import FeatureScorer
+from taemi_runtime.output import finished_first, require_writable
+from taemi_runtime.results import ClipFailure
+from taemi_runtime.writers import FORMATS, Outcome, Writer, open_writer
+
+if TYPE_CHECKING:
+    from taemi_runtime.job import Job
+
+
+@dataclass
+class _Counts:
+    """Counts clips."""
+
+    all: int
+    done: int = 0
+    failed: int = 0
+
+
+def run_features(job: Job, features: Features) -> int:
+    """Score what was found.
+
+    Args:
+        job: What ``taemi-infer`` was asked to do.
+        features: The feature files among its inputs.
+
+    Returns:
+        The exit code: 0 all clips scored, 1 some were not, 130 interrupted.
+
+    Raises:
+        UsageError: An option has no meaning for features, or the output cannot be written.
+        TaemiError: The engine cannot be opened, or a store is of other encoders.
+    """
+    _refuse_clip_options(job)
+    if job.out is not None:
+        require_writable(job.out)
+    step = Step("taemi-infer")
+    counts = _Counts(len(features.inputs))
+    try:
+        _score(job, features, counts)
+    except KeyboardInterrupt:
+        say(f"interrupted: {counts.done} of {counts.all} clips done")
+        return 130
+    if job.out is not None or counts.all > 1:
+        clips = f"{counts.done} clip{'s' * (counts.done != 1)}"
+        detail = f"{clips}, {counts.failed} failed" if counts.failed else clips
+        say(step.done(job.out, detail), quiet=job.quiet)
+    return 1 if counts.failed else 0
+
+
+def _score(job: Job, features: Features, counts: _Counts) -> None:
+    with contextlib.ExitStack() as stack:
+        scorer = stack.enter_context(
+            FeatureScorer(
+                job.engine,
+                bundle=job.bundle,
+                options=job.options,
+                batch=job.batch,
+                clip_scores=job.clip_scores,
+            )
+        )
+        outcomes = stack.enter_context(contextlib.closing(scorer.score_found(features)))
+        if scorer.untrained:
+            say(f"warning: {job.engine} is untrained: its scores mean nothing")
+        if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
+            # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        kind = FORMATS[job.format]
+        writer = stack.enter_context(open_writer(job.format, job.out, scorer.labels, counts.all))
+        streaming = job.out is None and kind.streams and sys.stdout.isatty()
+        tick = stack.enter_context(progress(quiet=job.quiet or streaming or counts.all == 1))
+        # JSON lines say themselves which clip they are of; everything else is read in order.
+        if job.ordered or not kind.appends:
+            outcomes_in_order: Iterable[tuple[int, Outcome]] = in_order(outcomes)
+        else:
+            outcomes_in_order = outcomes
+        say_errors = job.out is not None or job.format != "table"
+        interrupted = False
+        try:
+            for index, outcome in outcomes_in_order:
+                _write(writer, index, outcome, counts, say_errors=say_errors)
+                tick("scoring features", counts.done, counts.all)
+        except KeyboardInterrupt:
+            # Caught inside the writer's block, so that what was done is still written.
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _write(writer: Writer, index: int, outcome: Outcome, counts: _Counts, *, say_errors: bool) -> None:
+    with finished_first():
+        writer.add(index, outcome)
+        counts.done += 1
+        if isinstance(outcome, ClipFailure):
+            counts.failed += 1
+            if say_errors:
+                say(f"error: {outcome.message}")
+
+
+def in_order(outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[tuple[int, Outcome]]:
+    """Yield outcomes by their place; those that come early wait, at most a window of batches."""
+    waiting: dict[int, Outcome] = {}
+    expected = 0
+    for index, outcome in outcomes:
+        waiting[index] = outcome
+        while expected in waiting:
+            yield expected, waiting.pop(expected)
+            expected += 1
+    yield from sorted(waiting.items())
+
+
+def _refuse_clip_options(job: Job) -> None:
+    """Refuse what would change features, which are made already."""
+    given = {
+        "--transcript": job.transcript is not None,
+        "--transcripts": job.transcripts is not None,
+        "--asr": job.asr not in (AUTO, NONE),
+        "--max-fps": job.max_fps is not None,
+        "--faces": job.faces is not None,
+        "--save-features": job.save_features is not None,
+    }
+    wrong = [name for name, is_given in given.items() if is_given]
+    if wrong:
+        raise UsageError(
+            f"cannot score features with {', '.join(wrong)}",
+            "features hold what clips were turned into already",
+            "Leave it out, or give the clips",
+        )

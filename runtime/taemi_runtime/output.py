@@ -1,0 +1,49 @@
+"""Where results go: checked before the work, whole after every line."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from taemi_runtime.errors import UsageError
+
+
+@contextlib.contextmanager
+def finished_first() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done, so that no line is torn or counted wrongly."""
+    caught: list[int] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    except ValueError:  # not the main thread, the only one that signals interrupt
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def require_writable(out: Path) -> None:
+    """Refuse an unwritable output before the work, not after it.
+
+    Raises:
+        UsageError: It is a folder, or lies where nothing can be written.
+    """
+    try:
+        if out.is_dir():
+            raise IsADirectoryError("it is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+        if out.exists():
+            with out.open("ab"):
+                pass
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {out}", error.strerror or str(error), "Name a file in a folder that can be written"
+        ) from error
