@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -57,7 +58,8 @@ class FeatureStoreWriter:
 
     def __init__(self, folder: Path, origin: Origin, preprocessing: dict[str, Any]) -> None:
         self.folder = folder
-        self.index = StoreIndex(origin, preprocessing)
+        # Through JSON and back, so that tuples and lists compare equal.
+        self.index = StoreIndex(origin, json.loads(json.dumps(preprocessing)))
         if (folder / INDEX_NAME).exists():
             self.index = self._reopen(folder, self.index)
         else:
