@@ -129,7 +129,8 @@ def open_features(path: Path, wanted: Sequence[WantedInput]) -> Iterator[Feature
                 raise refusal(path, str(error)) from error
             for item in wanted:
                 _check(path, header, item)
-            if not any(name in header.tensors for name in _TENSORS):
+            # A clip of which nothing could be used is a clip, but only a file of ours can say so.
+            if header.tensors.keys().isdisjoint(_TENSORS) and (header.tensors or not facts.clip):
                 raise _nothing(path, header)
             yield FeatureFile(path, handle, header, facts)
     except Damaged as error:

@@ -24,7 +24,7 @@ def write_features(path: Path, features: Mapping[str, Array], facts: FeatureFact
     Args:
         path: The file.
         features: ``audio`` [frames, D_a], ``vision`` [frames, D_v], ``text`` [D_t] or ``text_tokens``
-            [tokens, D_t], floating point; a missing modality is left out.
+            [tokens, D_t], floating point; a missing modality is left out, and all of them may be.
         facts: What the file says of its clip.
 
     Returns:
@@ -49,9 +49,6 @@ def write_features(path: Path, features: Mapping[str, Array], facts: FeatureFact
                 "Score the clip itself: such features cannot be kept",
             )
         halves[name] = np.ascontiguousarray(values, dtype=np.float16)
-    if not halves:
-        # A file of no tensor at all would read as damaged, and there is nothing to score in it.
-        raise DataError(asked, "nothing of the clip could be used", "Leave the clip out of the store")
     content = save(halves, metadata=to_metadata(facts))
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
