@@ -7,6 +7,7 @@ is not there. Every value of the metadata is a string, as safetensors wants it.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -125,10 +126,19 @@ def from_metadata(metadata: Mapping[str, str]) -> FeatureFacts:
     for name, kind in _TREES.items():
         if name in metadata:
             try:
-                values[name] = from_plain(msgspec.json.decode(metadata[name]), kind)
+                # The files of a store are all of one origin.
+                read = _read_origin if kind is Origin else _read_tree
+                values[name] = read(metadata[name], kind)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"its {name} cannot be read: {error}") from error
     return FeatureFacts(**values)
+
+
+def _read_tree(text: str, kind: Any) -> Any:
+    return from_plain(msgspec.json.decode(text), kind)
+
+
+_read_origin = functools.lru_cache(maxsize=64)(_read_tree)
 
 
 def _seconds(text: str) -> float:

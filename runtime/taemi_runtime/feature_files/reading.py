@@ -157,14 +157,15 @@ def _check(path: Path, header: Header, item: WantedInput) -> None:
     if entry is None:
         _check_absence(path, header, item)
         return
-    form = f"[{'rows, ' * item.is_sequence}{item.width}]"
-    got = f"{entry.dtype} {list(entry.shape)}"
-    if entry.dtype not in _DTYPES:
-        raise refusal(path, f"{item.name} is {got}, expected F16 or F32 {form}")
-    if len(entry.shape) != 1 + item.is_sequence or entry.shape[-1] != item.width:
+    fits = len(entry.shape) == 1 + item.is_sequence and entry.shape[-1] == item.width
+    if entry.dtype not in _DTYPES or not fits:
+        got = f"{item.name} is {entry.dtype} {list(entry.shape)}"
+        form = f"[{'rows, ' * item.is_sequence}{item.width}]"
+        if entry.dtype not in _DTYPES:
+            raise refusal(path, f"{got}, expected F16 or F32 {form}")
         raise refusal(
             path,
-            f"{item.name} is {got}, this engine takes {form}",
+            f"{got}, this engine takes {form}",
             "Score it with the model whose encoders made it",
         )
     if item.is_sequence and entry.shape[0] == 0:

@@ -53,7 +53,7 @@ class FeatureScorer:
         clip_scores: bool = True,
     ) -> None:
         self.path = engine
-        self._preprocessing: dict[str, Any] | None = None
+        self.preprocessing: dict[str, Any] = {}
         self._resources = contextlib.ExitStack()
         try:
             if bundle is None and stands_alone(engine):
@@ -67,7 +67,7 @@ class FeatureScorer:
                 opened, labels = _fusion(model)
                 untrained = not model.manifest.trained
                 self.origin = origin_of(model)
-                self._preprocessing = model.manifest.preprocessing
+                self.preprocessing = model.manifest.preprocessing
             self.untrained = untrained
             self.stream = FeatureStream(opened, engine, batch=batch, check=self._check)
             self.labels = labels
@@ -120,8 +120,8 @@ class FeatureScorer:
         """
         for folder, index in features.stores.items():
             self._say_once(require_same(index.origin, self.origin, f"the feature store {folder}", self.path))
-            if self._preprocessing and index.preprocessing != self._preprocessing:
-                changed = changes(index.preprocessing, self._preprocessing)
+            if self.preprocessing and index.preprocessing != self.preprocessing:
+                changed = changes(index.preprocessing, self.preprocessing)
                 self._say_once(f"{folder} was made with other preprocessing than {self.path}: {changed}")
         places = [place for place in range(len(features.inputs)) if place not in skip]
         return self._outcomes(places, [features.inputs[place] for place in places])

@@ -38,7 +38,7 @@ from taemi_runtime.spec import Array
 
 _log = logging.getLogger(__name__)
 
-CPU_BATCH, GPU_BATCH = 16, 32
+CPU_BATCH, GPU_BATCH = 8, 32
 """Clips a call where nobody says: more gain nothing there (docs/feature-stores.md has the figures)."""
 
 # Integer graphs quantise by the range of a whole call, so that clips would change each other's scores.
@@ -128,6 +128,7 @@ class FeatureStream:
                 "Give a smaller --batch, or raise the limit: ulimit -n",
             )
         self._threads = min(calls + readers, max(1, files // self.batch))
+        self.calls = calls
         self._calls = threading.BoundedSemaphore(calls)
 
     def _choose_batch(self, asked: int | None, usual: int) -> int:
