@@ -94,6 +94,21 @@ def infer(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write results there, not to stdout.")
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Clips scored together at most, with workers; default: by device.",
+            show_default=False,
+        ),
+    ] = None,
+    ordered: Annotated[
+        bool, typer.Option("--ordered", help="JSON lines in the order of the inputs, not as they are done.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the JSON lines of --out hold, and score the rest.")
+    ] = False,
     max_fps: Annotated[
         float | None,
         typer.Option("--max-fps", metavar="FPS", help="Frames a second to look at; default: as trained."),
@@ -118,12 +133,6 @@ def infer(
     max_decode_seconds: Annotated[
         float, typer.Option(metavar="S", help="Longest time to read a clip for.", rich_help_panel=_LIMITS)
     ] = DecodeLimits.max_decode_seconds,
-    batch: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Clips a call of the engine; default: chosen.")
-    ] = None,
-    ordered: Annotated[
-        bool, typer.Option("--ordered", help="JSON lines in the order of the inputs, not as they are done.")
-    ] = False,
     save_features: Annotated[
         Path | None,
         typer.Option(metavar="STORE", help="Keep the encoders' features of every clip, to be scored again."),
@@ -203,6 +212,7 @@ def infer(
                 debug=debug,
                 batch=batch,
                 ordered=ordered,
+                resume=resume,
                 save_features=save_features,
             )
         )

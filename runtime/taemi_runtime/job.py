@@ -50,7 +50,8 @@ class Job:
         quiet: Whether progress and the closing line are left out.
         debug: Whether failures are shown with their traceback.
         batch: Clips a call of the fusion engine; chosen when ``None``.
-        ordered: Whether JSON lines come in the order of the inputs, too.
+        ordered: Whether JSON lines come in the order of the inputs; other forms always do.
+        resume: Whether what ``out`` holds already is kept and not done again.
         save_features: The store that keeps what the encoders give of every clip.
     """
 
@@ -72,6 +73,7 @@ class Job:
     debug: bool
     batch: int | None = None
     ordered: bool = False
+    resume: bool = False
     save_features: Path | None = None
 
 

@@ -99,6 +99,7 @@ class ClipResult:
         timings_ms: Where the time went.
         untrained: Whether the weights are random, so that the scores mean nothing.
         warnings: What is worth knowing about the clip.
+        key: What the scores depend on, where it is recorded; see ``taemi_runtime.resume``.
     """
 
     clip: str
@@ -111,6 +112,7 @@ class ClipResult:
     timings_ms: Timings
     untrained: bool = False
     warnings: tuple[str, ...] = field(default=())
+    key: dict[str, Any] | None = field(default=None)
 
     @property
     def missing(self) -> list[str]:
@@ -168,6 +170,8 @@ class ClipResult:
             found["untrained"] = True
         if self.warnings:
             found["warnings"] = list(self.warnings)
+        if self.key is not None:
+            found["key"] = self.key
         return found
 
 

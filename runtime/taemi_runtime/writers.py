@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
-from taemi_runtime.atomic import atomic_file
+from taemi_runtime.atomic import atomic_file, explain_write
 from taemi_runtime.emotions import CSV_HEADER
 from taemi_runtime.results import ClipFailure, ClipResult
 
@@ -222,7 +222,9 @@ FORMATS: dict[str, type[Writer]] = {
 
 
 @contextlib.contextmanager
-def open_writer(name: str, out: Path | None, labels: Sequence[str], count: int) -> Iterator[Writer]:
+def open_writer(
+    name: str, out: Path | None, labels: Sequence[str], count: int, *, append: bool = False
+) -> Iterator[Writer]:
     """Yield a writer of a format, and finish it when the block ends without an error.
 
     A file is replaced as a whole when everything is there, so that an older one survives a failure;
@@ -233,15 +235,21 @@ def open_writer(name: str, out: Path | None, labels: Sequence[str], count: int) 
         out: The file; stdout when ``None``.
         labels: Names of the scores in order.
         count: How many clips were asked for.
+        append: Whether lines are added to those that a file has; only for formats that append.
+
+    Raises:
+        WriteError: The disk is full, or the place cannot be written to.
     """
     kind = FORMATS[name]
     with contextlib.ExitStack() as stack:
         if out is None:
             stream = sys.stdout
         else:
+            stack.enter_context(explain_write(out))
             path = out if kind.appends else stack.enter_context(atomic_file(out))
+            mode = "a" if append and kind.appends else "w"
             stream = stack.enter_context(
-                path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+                path.open(mode, encoding="utf-8", errors="backslashreplace", newline="")
             )
         writer = kind(stream, labels, count)
         yield writer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class FeatureKeeper:
         origin = with_precisions(origin_of(model), model)
         self._writer = FeatureStoreWriter(folder, origin, to_plain(scorer.preprocessing))
         self.error: TaemiError | None = None
+        self._writing = threading.Lock()
 
     def keep(self, features: ClipFeatures) -> tuple[str, ...]:
         """Write a clip's features.
@@ -63,7 +65,8 @@ class FeatureKeeper:
                 text=features.text,
                 warnings=clip.warnings + tell_several(clip.faces) + features.warnings,
             )
-            self._writer.add(clip.path.stem, self._arrays(features), facts)
+            with self._writing:
+                self._writer.add(clip.path.stem, self._arrays(features), facts)
         except DataError as error:
             return (f"its features were not kept: {error.found}",)
         except (OSError, WriteError) as error:

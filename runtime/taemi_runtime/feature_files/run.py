@@ -13,9 +13,11 @@ from taemi_runtime.asr import AUTO, NONE
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.errors import UsageError
 from taemi_runtime.feature_files.find import Features
+from taemi_runtime.feature_files.resuming import Keys
 from taemi_runtime.feature_files.scorer import FeatureScorer
 from taemi_runtime.output import finished_first, require_writable
 from taemi_runtime.results import ClipFailure
+from taemi_runtime.resume import sort_lines
 from taemi_runtime.writers import FORMATS, Outcome, Writer, open_writer
 
 if TYPE_CHECKING:
@@ -46,6 +48,12 @@ def run_features(job: Job, features: Features) -> int:
         TaemiError: The engine cannot be opened, or a store is of other encoders.
     """
     _refuse_clip_options(job)
+    if job.resume and (job.out is None or not FORMATS[job.format].appends):
+        raise UsageError(
+            "cannot resume",
+            "only a file of JSON lines says what is done" + ("" if job.out else ", and no --out was given"),
+            "Give --format jsonl --out FILE",
+        )
     if job.out is not None:
         require_writable(job.out)
     step = Step("taemi-infer")
@@ -73,32 +81,48 @@ def _score(job: Job, features: Features, counts: _Counts) -> None:
                 clip_scores=job.clip_scores,
             )
         )
-        outcomes = stack.enter_context(contextlib.closing(scorer.score_found(features)))
         if scorer.untrained:
             say(f"warning: {job.engine} is untrained: its scores mean nothing")
         if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         kind = FORMATS[job.format]
-        writer = stack.enter_context(open_writer(job.format, job.out, scorer.labels, counts.all))
+        keys = Keys.of(scorer, job, features) if kind.appends else None
+        skip: frozenset[int] = frozenset()
+        if job.resume and job.out is not None and keys is not None:
+            skip = keys.take_up(job.out)
+            counts.done = len(skip)
+        outcomes = stack.enter_context(contextlib.closing(scorer.score_found(features, skip=skip)))
+        writer = stack.enter_context(
+            open_writer(job.format, job.out, scorer.labels, counts.all, append=job.resume)
+        )
         streaming = job.out is None and kind.streams and sys.stdout.isatty()
         tick = stack.enter_context(progress(quiet=job.quiet or streaming or counts.all == 1))
         # JSON lines say themselves which clip they are of; everything else is read in order.
         if job.ordered or not kind.appends:
-            outcomes_in_order: Iterable[tuple[int, Outcome]] = in_order(outcomes)
+            places = [place for place in range(counts.all) if place not in skip]
+            outcomes_in_order: Iterable[tuple[int, Outcome]] = in_order(outcomes, places)
         else:
             outcomes_in_order = outcomes
         say_errors = job.out is not None or job.format != "table"
         interrupted = False
         try:
             for index, outcome in outcomes_in_order:
-                _write(writer, index, outcome, counts, say_errors=say_errors)
+                _write(
+                    writer,
+                    index,
+                    keys.mark(index, outcome) if keys else outcome,
+                    counts,
+                    say_errors=say_errors,
+                )
                 tick("scoring features", counts.done, counts.all)
         except KeyboardInterrupt:
             # Caught inside the writer's block, so that what was done is still written.
             interrupted = True
     if interrupted:
         raise KeyboardInterrupt
+    if job.ordered and skip and job.out is not None:
+        sort_lines(job.out)
 
 
 def _write(writer: Writer, index: int, outcome: Outcome, counts: _Counts, *, say_errors: bool) -> None:
@@ -111,16 +135,21 @@ def _write(writer: Writer, index: int, outcome: Outcome, counts: _Counts, *, say
                 say(f"error: {outcome.message}")
 
 
-def in_order(outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[tuple[int, Outcome]]:
-    """Yield outcomes by their place; those that come early wait, at most a window of batches."""
+def in_order(outcomes: Iterable[tuple[int, Outcome]], places: Iterable[int]) -> Iterator[tuple[int, Outcome]]:
+    """Yield outcomes by their place; those that come early wait, at most a window of batches.
+
+    Args:
+        outcomes: Place and outcome of every clip.
+        places: The places that will come, in order.
+    """
     waiting: dict[int, Outcome] = {}
-    expected = 0
+    ahead = iter(places)
+    expected = next(ahead, -1)
     for index, outcome in outcomes:
         waiting[index] = outcome
         while expected in waiting:
             yield expected, waiting.pop(expected)
-            expected += 1
-    yield from sorted(waiting.items())
+            expected = next(ahead, -1)
 
 
 def _refuse_clip_options(job: Job) -> None:
