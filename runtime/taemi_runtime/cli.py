@@ -137,6 +137,12 @@ def infer(
         Path | None,
         typer.Option(metavar="STORE", help="Keep the encoders' features of every clip, to be scored again."),
     ] = None,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention", help="JSON: what every head attended to, where the engine was exported with it."
+        ),
+    ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Leave scores unclipped, below 0 and above 1.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' logs.")] = False,
@@ -182,6 +188,12 @@ def infer(
                 "there is no such file",
                 "Give --faces auto, --faces none or a YuNet model's file",
             )
+        if attention and output_format not in (Format.JSON, Format.JSONL):
+            raise UsageError(
+                "cannot write attention as a " + output_format.value,
+                "it is thousands of numbers a clip",
+                "Give --format json or jsonl",
+            )
         parse_device(device)
         if not engine.exists():
             raise UsageError(
@@ -213,6 +225,7 @@ def infer(
                 batch=batch,
                 ordered=ordered,
                 resume=resume,
+                attention=attention,
                 save_features=save_features,
             )
         )

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taemi_runtime.asr.listener import Listener
+from taemi_runtime.attention import require_attention
 from taemi_runtime.console import Step, progress, say
+from taemi_runtime.contract import FUSION
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import UsageError
@@ -52,6 +54,7 @@ class Job:
         batch: Clips a call of the fusion engine; chosen when ``None``.
         ordered: Whether JSON lines come in the order of the inputs; other forms always do.
         resume: Whether what ``out`` holds already is kept and not done again.
+        attention: Whether results say what the network attended to.
         save_features: The store that keeps what the encoders give of every clip.
     """
 
@@ -74,6 +77,7 @@ class Job:
     batch: int | None = None
     ordered: bool = False
     resume: bool = False
+    attention: bool = False
     save_features: Path | None = None
 
 
@@ -136,6 +140,9 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
         # With nothing to score there is nothing to load.
         if any(not clip.error for clip in clips):
             scorer = stack.enter_context(_open(job, clips, texts))
+            if job.attention:
+                require_attention(scorer.model.manifest.graphs[FUSION], job.engine)
+                scorer.with_attention = True
             stack.enter_context(keeping(scorer, job.save_features))
         if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.

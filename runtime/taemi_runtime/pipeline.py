@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.asr.listener import Listener
+from taemi_runtime.attention import Weights, cut_attention, require_attention
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.encoding import ClipEncoder, ClipFeatures, is_said
@@ -64,6 +65,7 @@ class ClipScorer:
         self.limits = limits or DecodeLimits()
         self.listener = listener or Listener()
         self.clip_scores = clip_scores
+        self.with_attention = False
         self.keep: Callable[[ClipFeatures], tuple[str, ...]] | None = None
         self.preprocessing = read_preprocessing(model.manifest, model.path)
         if max_fps is not None:
@@ -194,6 +196,7 @@ class ClipScorer:
             engine=self.model.engine(FUSION).info,
             timings_ms=Timings(**features.spent_ms, total=total_ms),
             untrained=self.untrained,
+            attention=self.attend(features) if self.with_attention else None,
             warnings=(
                 features.clip.warnings
                 + tell_several(features.clip.faces)
@@ -269,6 +272,27 @@ class ClipScorer:
                 "Check the engine: taemi-export verify BUNDLE",
             )
         return scores
+
+    def attend(self, features: ClipFeatures) -> Weights:
+        """Return what the network attends to in a clip; a call of the fusion engine of its own.
+
+        Args:
+            features: The clip's features.
+
+        Raises:
+            BundleError: The fusion graph does not give its attention.
+            EngineError: The engine failed.
+        """
+        engine = self.model.engine(FUSION)
+        require_attention(engine.spec, self.model.path)
+        outputs = {name: values[0] for name, values in engine.run(features.inputs).items()}
+        present = (features.audio.present, features.vision.present, features.text.present)
+        lengths = {
+            name: int(np.count_nonzero(features.inputs[f"{name}_mask"]))
+            for name, is_there in zip(MODALITIES, present, strict=True)
+            if is_there and f"{name}_mask" in features.inputs
+        }
+        return cut_attention(engine.spec, outputs, lengths)
 
     def close(self) -> None:
         """Close the model; closing twice does nothing."""

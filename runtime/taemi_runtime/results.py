@@ -100,6 +100,8 @@ class ClipResult:
         untrained: Whether the weights are random, so that the scores mean nothing.
         warnings: What is worth knowing about the clip.
         key: What the scores depend on, where it is recorded; see ``taemi_runtime.resume``.
+        attention: For each modality what every head attended to, one weight for each valid position; ``None``
+            where nobody asked.
     """
 
     clip: str
@@ -113,6 +115,7 @@ class ClipResult:
     untrained: bool = False
     warnings: tuple[str, ...] = field(default=())
     key: dict[str, Any] | None = field(default=None)
+    attention: dict[str, list[list[float]]] | None = field(default=None)
 
     @property
     def missing(self) -> list[str]:
@@ -166,6 +169,8 @@ class ClipResult:
                 for name in ("decode", "audio", "vision", "asr", "text", "fusion", "total")
             },
         }
+        if self.attention is not None:
+            found["attention"] = self.attention
         if self.untrained:
             found["untrained"] = True
         if self.warnings:

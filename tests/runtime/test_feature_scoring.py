@@ -355,6 +355,31 @@ def test_results_stay_within_a_window_of_their_place(bundle, tmp_path):
     assert max(abs(place - position) for position, place in enumerate(places)) <= WINDOW_BATCHES + 8
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+def test_attention_of_clips_and_of_their_features(infer, make_bundle, clips, tmp_path, fixed):
+    made = make_bundle(attention=True, fixed=fixed)
+    common = ("--engine", made.folder, "--format", "json", "--attention")
+    code, out, err = infer(clips.both, clips.silent, *common, "--save-features", tmp_path / "store")
+    assert code == 0, err
+    direct = json.loads(out)
+    frames = direct[0]["modalities"]["audio"]["frames"]
+    assert direct[0]["attention"] == {"audio": [[pytest.approx(1 / frames, abs=1e-5)] * frames]}
+    assert direct[1]["attention"] == {}
+    code, out, _ = infer(tmp_path / "store", *common)
+    assert [item["attention"] for item in json.loads(out)] == [item["attention"] for item in direct]
+    assert "attention" not in json.loads(infer(clips.both, *common[:-1])[1])
+
+
+def test_attention_that_the_graph_does_not_give(infer, bundle, clips, store):
+    for given in (clips.both, store):
+        code, _, err = infer(given, "--engine", bundle.folder, "--format", "json", "--attention")
+        assert code == 1
+        assert (
+            f"cannot give the attention of {bundle.folder}: its fusion graph has only the outputs "
+            "intensities. Export it with them: taemi-export onnx CKPT --attention --force\n"
+        ) in err
+
+
 class TestResume:
     """``--resume`` keeps lines of the same file, engine and options, and scores the rest."""
 

@@ -7,12 +7,14 @@ from pathlib import PurePath
 
 import numpy as np
 
+from taemi_runtime.attention import Weights, cut_attention
 from taemi_runtime.contract import SCORES
 from taemi_runtime.engine import EngineInfo
 from taemi_runtime.feature_files.layout import AUDIO, TEXT, TOKENS, VISION
 from taemi_runtime.feature_files.stream import Done, Scored
 from taemi_runtime.remarks import tell_nothing
 from taemi_runtime.results import AudioUse, ClipFailure, ClipResult, TextUse, Timings, VisionUse
+from taemi_runtime.spec import GraphSpec
 
 SOURCE = "features"
 _ABSENT = "the feature file does not have it"
@@ -27,12 +29,14 @@ class ResultMaker:
         engine: What ran the fusion network.
         untrained: Whether its weights are random.
         clip_scores: Whether scores are clipped to [0, 1].
+        attention: The fusion graph where results say what it attended to.
     """
 
     labels: tuple[str, ...]
     engine: EngineInfo
     untrained: bool = False
     clip_scores: bool = True
+    attention: GraphSpec | None = None
 
     def make(self, done: Done) -> ClipResult | ClipFailure:
         """Return the result of an input, or its failure."""
@@ -57,8 +61,14 @@ class ResultMaker:
                 decode=scored.read_ms, fusion=scored.engine_ms, total=scored.read_ms + scored.engine_ms
             ),
             untrained=self.untrained,
+            attention=self._attention(scored) if self.attention is not None else None,
             warnings=facts.warnings + tell_nothing(audio.present, vision.present, text.present),
         )
+
+    def _attention(self, scored: Scored) -> Weights:
+        assert self.attention is not None
+        lengths = {name.removesuffix("_tokens"): length for name, length in scored.lengths.items()}
+        return cut_attention(self.attention, scored.outputs, lengths)
 
 
 def _audio(scored: Scored) -> AudioUse:

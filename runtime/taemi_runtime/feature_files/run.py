@@ -79,6 +79,7 @@ def _score(job: Job, features: Features, counts: _Counts) -> None:
                 options=job.options,
                 batch=job.batch,
                 clip_scores=job.clip_scores,
+                attention=job.attention,
             )
         )
         if scorer.untrained:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from taemi_runtime.attention import require_attention
 from taemi_runtime.contract import FAMILY, FUSION, SCORES
 from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.errors import BundleError, UsageError
@@ -38,6 +39,7 @@ class FeatureScorer:
         options: Device and threads.
         batch: Clips a call; chosen by the device when ``None``.
         clip_scores: Whether scores are clipped to [0, 1].
+        attention: Whether results say what the network attended to.
 
     Raises:
         TaemiError: The engine cannot be opened, or scores no features.
@@ -51,6 +53,7 @@ class FeatureScorer:
         options: EngineOptions | None = None,
         batch: int | None = None,
         clip_scores: bool = True,
+        attention: bool = False,
     ) -> None:
         self.path = engine
         self.preprocessing: dict[str, Any] = {}
@@ -71,7 +74,10 @@ class FeatureScorer:
             self.untrained = untrained
             self.stream = FeatureStream(opened, engine, batch=batch, check=self._check)
             self.labels = labels
-            self._maker = ResultMaker(labels, opened.info, untrained, clip_scores)
+            if attention:
+                require_attention(opened.spec, engine)
+            spec = opened.spec if attention else None
+            self._maker = ResultMaker(labels, opened.info, untrained, clip_scores, spec)
         except BaseException:
             self.close()
             raise
