@@ -19,9 +19,11 @@ from onnx import TensorProto
 from taemi_runtime.backends import open_engine
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import BundleError, EngineError, UsageError
-from taemi_runtime.feature_files.find import find_features
+from taemi_runtime.feature_files.find import FeatureInput, find_features
+from taemi_runtime.feature_files.planning import plan_batches
 from taemi_runtime.feature_files.scorer import FeatureScorer
 from taemi_runtime.feature_files.stream import FeatureStream
+from taemi_runtime.feature_files.wanted import wanted_inputs
 from taemi_runtime.results import ClipFailure
 from tests.runtime.engine_places import SimulatedPlan, widest
 from tests.runtime.fake_tensorrt import write_plan
@@ -217,6 +219,40 @@ def test_a_plan_of_a_bundle_scores_a_store(place, make_bundle, tmp_path):
     np.testing.assert_allclose(
         [scores_of(found[place]) for place in range(9)], [expected(clip) for clip in clips], atol=5e-6
     )
+
+
+def test_batches_hold_clips_of_one_kind_and_of_similar_length():
+    rng = np.random.default_rng(2)
+    wanted = wanted_inputs(SPEC, {}, Path("engine"))
+    items = []
+    for number in range(1000):
+        seconds = rng.uniform(2, 12)
+        lengths = {"audio": round(50 * seconds) - 1, "vision": min(400, round(rng.uniform(25, 30) * seconds))}
+        if number % 10 == 3:
+            del lengths["vision"]
+        items.append(FeatureInput(Path(f"{number}"), lengths=lengths))
+
+    def waste(batches):
+        """Positions that are computed by positions that are there."""
+        padded = there = 0
+        for part in batches:
+            for name in ("audio", "vision"):
+                found = [item.lengths.get(name, 0) for _, item in part]
+                padded += len(part) * max(1, *found)
+                there += sum(found)
+        return padded / there
+
+    whole = list(enumerate(items))
+    batches = list(plan_batches(whole, wanted, 16, window=20))
+    assert sorted(index for part in batches for index, _ in part) == list(range(1000))
+    assert waste(batches) < 1.1
+    assert waste(whole[start : start + 16] for start in range(0, 1000, 16)) > 1.5
+    mixed = sum(len({"vision" in item.lengths for _, item in part}) > 1 for part in batches)
+    # One border between the kinds in each of the four windows.
+    assert mixed <= 4
+    for number, part in enumerate(batches):
+        start = number // 20 * 320
+        assert all(start <= index < start + 320 for index, _ in part)
 
 
 class Failing:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from taemi_runtime.contract import PRESENT
-from taemi_runtime.errors import DataError
 from taemi_runtime.feature_files.reading import FeatureFile
 from taemi_runtime.feature_files.wanted import WantedInput
 from taemi_runtime.spec import Array
@@ -85,28 +84,22 @@ class Layout:
             Positions of each input that is there, by name.
 
         Raises:
-            DataError: A number of it cannot be used; the row then counts as empty.
+            DataError: A number of it cannot be used.
         """
         lengths: dict[str, int] = {}
-        try:
-            for column, item in enumerate(self.wanted):
-                length = file.length(item)
-                target: Any = self.arrays[item.name][row]
-                if length:
-                    file.read_into(item, target[:length] if item.is_sequence else target)
-                    lengths[item.name] = length
-                if not item.is_sequence:
-                    if not length:
-                        target[:] = 0
-                    self.arrays[PRESENT][row, column] = bool(length)
-                    continue
+        for column, item in enumerate(self.wanted):
+            length = file.length(item)
+            target: Any = self.arrays[item.name][row]
+            if length:
+                file.read_into(item, target[:length] if item.is_sequence else target)
+                lengths[item.name] = length
+            self.arrays[PRESENT][row, column] = bool(length)
+            if item.is_sequence:
                 target[length:] = 0
                 # A missing modality is one position, as in training and in clips.
                 self.arrays[item.mask][row, : max(length, 1)] = True
-                self.arrays[PRESENT][row, column] = bool(length)
-        except DataError:
-            self.clear_row(row)
-            raise
+            elif not length:
+                target[:] = 0
         return lengths
 
     def clear_row(self, row: int) -> None:
