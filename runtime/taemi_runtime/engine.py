@@ -135,6 +135,10 @@ class Engine(abc.ABC):
         self.last_run_ms = (time.perf_counter() - start) * 1e3
         return outputs
 
+    @abc.abstractmethod
+    def _run(self, inputs: Arrays) -> dict[str, Array]:
+        """Run checked inputs."""
+
     def padded_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """Return the lengths that a call is padded to, wherever it is padded: callers may do so at once.
 
@@ -142,10 +146,6 @@ class Engine(abc.ABC):
             lengths: The length of every symbol of the inputs.
         """
         return dict(lengths)
-
-    @abc.abstractmethod
-    def _run(self, inputs: Arrays) -> dict[str, Array]:
-        """Run checked inputs."""
 
     def close(self) -> None:
         """Free what the engine holds; closing twice does nothing."""

@@ -65,8 +65,6 @@ class ClipScorer:
         self.limits = limits or DecodeLimits()
         self.listener = listener or Listener()
         self.clip_scores = clip_scores
-        self.with_attention = False
-        self.keep: Callable[[ClipFeatures], tuple[str, ...]] | None = None
         self.preprocessing = read_preprocessing(model.manifest, model.path)
         if max_fps is not None:
             vision = replace(self.preprocessing.vision, max_fps=max_fps)
@@ -82,6 +80,9 @@ class ClipScorer:
         self._encoder = ClipEncoder(model, self.preprocessing)
         outputs = model.manifest.graphs[FUSION].outputs
         self.labels = next(item.labels for item in outputs if item.name == SCORES)
+        # What is done with every clip's features, and whether results say what the network attended to.
+        self.keep: Callable[[ClipFeatures], tuple[str, ...]] | None = None
+        self.with_attention = False
 
     @property
     def untrained(self) -> bool:

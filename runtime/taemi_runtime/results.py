@@ -97,11 +97,11 @@ class ClipResult:
         text: What was used of the transcript.
         engine: What ran the fusion network.
         timings_ms: Where the time went.
+        attention: For each modality what every head attended to, one weight for each valid position; ``None``
+            where nobody asked.
         untrained: Whether the weights are random, so that the scores mean nothing.
         warnings: What is worth knowing about the clip.
         key: What the scores depend on, where it is recorded; see ``taemi_runtime.resume``.
-        attention: For each modality what every head attended to, one weight for each valid position; ``None``
-            where nobody asked.
     """
 
     clip: str
@@ -112,10 +112,10 @@ class ClipResult:
     text: TextUse
     engine: EngineInfo
     timings_ms: Timings
+    attention: dict[str, list[list[float]]] | None = field(default=None)
     untrained: bool = False
     warnings: tuple[str, ...] = field(default=())
     key: dict[str, Any] | None = field(default=None)
-    attention: dict[str, list[list[float]]] | None = field(default=None)
 
     @property
     def missing(self) -> list[str]:

@@ -156,6 +156,29 @@ def test_an_index_that_cannot_be_used_is_refused(bundle, tmp_path, index, messag
         scorer.score([folder])
 
 
+def test_a_large_store_is_known_by_the_beginning_of_its_index(bundle, tmp_path):
+    folder = write_store(tmp_path / "store", bundle, [draw(1)])
+    index = json.loads((folder / "index.json").read_text())
+    entry = index["clips"]["00000"]
+    # Entries of files that are gone: their rows say so, the index is read all the same.
+    index["clips"] |= {
+        f"gone{number:04}": {**entry, "file": f"gone{number:04}.safetensors"} for number in range(900)
+    }
+    (folder / "index.json").write_text(json.dumps(index))
+    assert (folder / "index.json").stat().st_size > 1 << 17
+    with FeatureScorer(bundle.folder) as scorer:
+        outcomes = dict(scorer.score([folder]))
+    assert [place for place, outcome in outcomes.items() if not hasattr(outcome, "error")] == [0]
+    assert len(outcomes) == 901
+    index["clips"]["00000"]["colour"] = "red"
+    (folder / "index.json").write_text(json.dumps(index))
+    with (
+        FeatureScorer(bundle.folder) as scorer,
+        pytest.raises(DataError, match="unknown field colour of clip"),
+    ):
+        scorer.score([folder])
+
+
 def test_a_store_without_its_index_says_how_to_score_its_files(bundle, origin, tmp_path):
     folder = write_store(tmp_path / "store", bundle, [draw(1)])
     (folder / "index.json").unlink()

@@ -103,7 +103,11 @@ def _lost_its_index(folder: Path) -> bool:
 
     A bundle, for one, has a file of that suffix, too.
     """
-    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    try:
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    except OSError:
+        # What is wrong with the folder is said by whoever looks for clips in it.
+        return False
     return bool(names) and all(name.endswith(SUFFIX) for name in names)
 
 

@@ -6,10 +6,11 @@ not list yet, because the process was killed, is found by its name and read from
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from taemi_runtime.errors import DataError
 from taemi_runtime.feature_files.layout import FORMAT, SUFFIX, VERSION, Origin
@@ -17,6 +18,8 @@ from taemi_runtime.feature_files.reading import MAKE_ONE, read_facts
 from taemi_runtime.strict import from_plain, to_json
 
 INDEX_NAME = "index.json"
+# As much of an index is read to tell what it is; all of it for any but a large store of ours.
+_MOST_PEEKED = 1 << 16
 # Two of the keys of the index that training writes.
 _TRAINING = {"vision_encoder", "preprocessing"}
 
@@ -38,28 +41,27 @@ class StoreEntry:
     lengths: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreIndex:
     """A store's table of contents.
 
     Args:
+        format: What it is; first, so that a large one is known by its beginning.
+        version: The format's version.
         origin: What made its features.
         preprocessing: What turned clips into the encoders' inputs, as plain values of the model family.
         clips: Its clips by name.
-        format: What it is.
-        version: The format's version.
     """
 
+    format: str = FORMAT
+    version: int = VERSION
     origin: Origin
     preprocessing: dict[str, Any]
     clips: dict[str, StoreEntry] = field(default_factory=dict)
-    format: str = FORMAT
-    version: int = VERSION
 
     def __post_init__(self) -> None:
         for entry in self.clips.values():
-            path = PurePosixPath(entry.file)
-            if len(path.parts) != 1 or path.name in (".", "..") or "\\" in entry.file:
+            if entry.file in ("", ".", "..") or "/" in entry.file or "\\" in entry.file:
                 raise ValueError(f"file {entry.file!r} would leave the store")
 
 
@@ -72,7 +74,7 @@ def read_index(folder: Path) -> StoreIndex:
     path = folder / INDEX_NAME
     asked = f"cannot open the feature store {folder}"
     try:
-        data = json.loads(path.read_bytes())
+        data = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
         raise DataError(
             asked,
@@ -97,9 +99,23 @@ def read_index(folder: Path) -> StoreIndex:
             MAKE_ONE,
         )
     try:
-        return from_plain(data, StoreIndex)
-    except ValueError as error:
+        return replace(from_plain({**data, "clips": {}}, StoreIndex), clips=_read_entries(data["clips"]))
+    except (KeyError, ValueError) as error:
         raise DataError(asked, f"{INDEX_NAME} breaks version {VERSION}: {error}", MAKE_ONE) from error
+
+
+def _read_entries(data: Any) -> dict[str, StoreEntry]:
+    """Read the table of clips: strictly, but without a walk over a hundred thousand trees.
+
+    Raises:
+        ValueError: A value is of another type, or a field is unknown.
+    """
+    entries = msgspec.convert(data, dict[str, StoreEntry], strict=True)
+    known = {item.name for item in fields(StoreEntry)}
+    for name, entry in data.items():
+        if not entry.keys() <= known:
+            raise ValueError(f"unknown field {', '.join(sorted(entry.keys() - known))} of clip {name!r}")
+    return entries
 
 
 def is_training_index(data: Any) -> bool:
@@ -113,7 +129,12 @@ def is_index(path: Path) -> bool:
     Whoever has a folder of clips may have an ``index.json`` of another meaning in it.
     """
     try:
-        data = json.loads(path.read_bytes())
+        with path.open("rb") as stream:
+            head = stream.read(_MOST_PEEKED)
+        if len(head) == _MOST_PEEKED:
+            # Only the table of clips becomes as large.
+            return b'"format"' in head[:64] and FORMAT.encode() in head[:64]
+        data = msgspec.json.decode(head)
     except (OSError, ValueError, RecursionError):
         return False
     return is_training_index(data) or (isinstance(data, dict) and "format" in data and "clips" in data)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taemi_runtime.backends import open_engine, takers
+from taemi_runtime.backends import backend, open_engine, takers
 from taemi_runtime.contract import FAMILY, FUSION, MODALITIES, PRESENT, SCORES
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import Engine, EngineOptions
@@ -49,11 +49,10 @@ class LoneEngine:
 
 def stands_alone(path: Path) -> bool:
     """Return whether a file is an engine beside which there is no bundle."""
-    return path.is_file() and bool(takers(path)) and path.suffix.lower() != ".pt" and not _beside(path)
-
-
-def _beside(path: Path) -> bool:
-    return (path.parent / MANIFEST_NAME).is_file()
+    kinds = [backend(name) for name in takers(path)] if path.is_file() else []
+    # A checkpoint is a whole model.
+    is_engine = bool(kinds) and not any(hasattr(kind, "describe") for kind in kinds)
+    return is_engine and not (path.parent / MANIFEST_NAME).is_file()
 
 
 def open_lone(path: Path, options: EngineOptions) -> LoneEngine:

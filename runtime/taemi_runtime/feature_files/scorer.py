@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Generator, Iterable
 from os import PathLike, fspath
 from pathlib import Path
@@ -83,6 +84,7 @@ class FeatureScorer:
             raise
         self._seen: Origin | None = None
         self._said: set[str] = set()
+        self._saying = threading.Lock()
 
     def score(self, inputs: Iterable[str | PathLike[str]]) -> Generator[Placed]:
         """Score stores, files and patterns.
@@ -149,9 +151,10 @@ class FeatureScorer:
         self._seen = facts.origin
 
     def _say_once(self, warning: str, kind: str = "") -> None:
-        if warning and (kind or warning) not in self._said:
-            self._said.add(kind or warning)
-            _log.warning("%s", warning)
+        with self._saying:
+            if warning and (kind or warning) not in self._said:
+                self._said.add(kind or warning)
+                _log.warning("%s", warning)
 
     def close(self) -> None:
         """Close the engine; closing twice does nothing."""

@@ -27,6 +27,7 @@ from taemi_runtime.spec import Array
 
 # The index of a large store is megabytes: it is written this often, and once at the end.
 _INDEX_SECONDS = 5.0
+_INDEX_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ class FeatureStoreWriter:
     def __init__(self, folder: Path, origin: Origin, preprocessing: dict[str, Any]) -> None:
         self.folder = folder
         # Through JSON and back, so that tuples and lists compare equal.
-        self.index = StoreIndex(origin, json.loads(json.dumps(preprocessing)))
+        self.index = StoreIndex(origin=origin, preprocessing=json.loads(json.dumps(preprocessing)))
         if (folder / INDEX_NAME).exists():
             self.index = self._reopen(folder, self.index)
         else:
             self._create()
         self._written = time.monotonic()
+        self._writing_s = 0.0
 
     def _create(self) -> None:
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -119,7 +121,8 @@ class FeatureStoreWriter:
         sha256 = write_features(path, features, facts)
         lengths = {key: len(values) if values.ndim == 2 else 1 for key, values in features.items()}
         self.index.clips[name] = StoreEntry(path.name, facts.clip_sha256, sha256, lengths)
-        if time.monotonic() - self._written > _INDEX_SECONDS:
+        # However large the store becomes, its index takes a small share of the time.
+        if time.monotonic() - self._written > max(_INDEX_SECONDS, _INDEX_SHARE * self._writing_s):
             self.flush()
         return StoredClip(name, path)
 
@@ -138,8 +141,10 @@ class FeatureStoreWriter:
 
     def flush(self) -> None:
         """Write the index."""
+        start = time.monotonic()
         write_text(self.folder / INDEX_NAME, format_index(self.index))
         self._written = time.monotonic()
+        self._writing_s = self._written - start
 
     def __enter__(self) -> Self:
         return self
