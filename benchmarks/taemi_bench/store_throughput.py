@@ -30,6 +30,7 @@ from taemi_runtime.console import Tick
 from taemi_runtime.contract import SCORES
 from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.errors import DataError, UsageError
+from taemi_runtime.feature_files.done import Done
 from taemi_runtime.feature_files.find import FeatureInput, Features
 from taemi_runtime.feature_files.layout import FeatureFacts
 from taemi_runtime.feature_files.planning import plan_batches
@@ -37,7 +38,7 @@ from taemi_runtime.feature_files.reading import open_features
 from taemi_runtime.feature_files.scorer import FeatureScorer
 from taemi_runtime.feature_files.slots import Slot, common_sizes
 from taemi_runtime.feature_files.store import FeatureStoreWriter
-from taemi_runtime.feature_files.stream import Done, FeatureStream
+from taemi_runtime.feature_files.stream import FeatureStream
 from taemi_runtime.feature_files.wanted import WantedInput
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.spec import Array, Arrays

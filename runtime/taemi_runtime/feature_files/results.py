@@ -10,8 +10,8 @@ import numpy as np
 from taemi_runtime.attention import Weights, cut_attention
 from taemi_runtime.contract import SCORES
 from taemi_runtime.engine import EngineInfo
+from taemi_runtime.feature_files.done import Done, Scored
 from taemi_runtime.feature_files.layout import AUDIO, TEXT, TOKENS, VISION
-from taemi_runtime.feature_files.stream import Done, Scored
 from taemi_runtime.remarks import tell_nothing
 from taemi_runtime.results import AudioUse, ClipFailure, ClipResult, TextUse, Timings, VisionUse
 from taemi_runtime.spec import GraphSpec

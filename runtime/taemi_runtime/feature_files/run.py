@@ -100,26 +100,25 @@ def _score(job: Job, features: Features, counts: _Counts) -> None:
         streaming = job.out is None and kind.streams and sys.stdout.isatty()
         tick = stack.enter_context(progress(quiet=job.quiet or streaming or counts.all == 1))
         # JSON lines say themselves which clip they are of; everything else is read in order.
-        if job.ordered or not kind.appends:
-            places = [place for place in range(counts.all) if place not in skip]
-            outcomes_in_order: Iterable[tuple[int, Outcome]] = in_order(outcomes, places)
-        else:
-            outcomes_in_order = outcomes
+        in_order = job.ordered or not kind.appends
+        order = _Order(place for place in range(counts.all) if place not in skip)
         say_errors = job.out is not None or job.format != "table"
+
+        def write(index: int, outcome: Outcome) -> None:
+            marked = keys.mark(index, outcome) if keys else outcome
+            _write(writer, index, marked, counts, say_errors=say_errors)
+            tick("scoring features", counts.done, counts.all)
+
         interrupted = False
         try:
-            for index, outcome in outcomes_in_order:
-                _write(
-                    writer,
-                    index,
-                    keys.mark(index, outcome) if keys else outcome,
-                    counts,
-                    say_errors=say_errors,
-                )
-                tick("scoring features", counts.done, counts.all)
+            for index, outcome in outcomes:
+                for ready in order.take(index, outcome) if in_order else [(index, outcome)]:
+                    write(*ready)
         except KeyboardInterrupt:
             # Caught inside the writer's block, so that what was done is still written.
             interrupted = True
+            for ready in order.rest():
+                write(*ready)
     if interrupted:
         raise KeyboardInterrupt
     if job.ordered and skip and job.out is not None:
@@ -136,21 +135,28 @@ def _write(writer: Writer, index: int, outcome: Outcome, counts: _Counts, *, say
                 say(f"error: {outcome.message}")
 
 
-def in_order(outcomes: Iterable[tuple[int, Outcome]], places: Iterable[int]) -> Iterator[tuple[int, Outcome]]:
-    """Yield outcomes by their place; those that come early wait, at most a window of batches.
+class _Order:
+    """Puts outcomes into the order of their places; those that come early wait, at most a window of batches.
 
     Args:
-        outcomes: Place and outcome of every clip.
         places: The places that will come, in order.
     """
-    waiting: dict[int, Outcome] = {}
-    ahead = iter(places)
-    expected = next(ahead, -1)
-    for index, outcome in outcomes:
-        waiting[index] = outcome
-        while expected in waiting:
-            yield expected, waiting.pop(expected)
-            expected = next(ahead, -1)
+
+    def __init__(self, places: Iterable[int]) -> None:
+        self._ahead = iter(places)
+        self._expected = next(self._ahead, -1)
+        self._waiting: dict[int, Outcome] = {}
+
+    def take(self, index: int, outcome: Outcome) -> Iterator[tuple[int, Outcome]]:
+        """Take an outcome, and yield those whose turn it is."""
+        self._waiting[index] = outcome
+        while self._expected in self._waiting:
+            yield self._expected, self._waiting.pop(self._expected)
+            self._expected = next(self._ahead, -1)
+
+    def rest(self) -> list[tuple[int, Outcome]]:
+        """Return those that wait for one that will not come."""
+        return sorted(self._waiting.items())
 
 
 def _refuse_clip_options(job: Job) -> None:

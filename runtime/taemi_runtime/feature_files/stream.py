@@ -26,8 +26,8 @@ import numpy as np
 from taemi_runtime.contract import SCORES
 from taemi_runtime.engine import Engine
 from taemi_runtime.errors import EngineError, TaemiError, UsageError
+from taemi_runtime.feature_files.done import Done, Scored
 from taemi_runtime.feature_files.find import FeatureInput
-from taemi_runtime.feature_files.layout import FeatureFacts
 from taemi_runtime.feature_files.origin import CheckOrigin
 from taemi_runtime.feature_files.planning import Indexed, plan_batches
 from taemi_runtime.feature_files.reading import FeatureFile, open_features
@@ -50,40 +50,6 @@ _CPU_CALLS = 1
 _READERS = 2
 # Descriptors that are left for everything else.
 _SPARE_FILES = 64
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A clip's outputs.
-
-    Args:
-        facts: What its file says of it.
-        lengths: Positions of each input that is there, by name.
-        outputs: The engine's outputs for it by name, without the batch axis.
-        read_ms: How long its file took to read.
-        engine_ms: Its share of the engine's time for the batch.
-    """
-
-    facts: FeatureFacts
-    lengths: dict[str, int]
-    outputs: dict[str, Array]
-    read_ms: float
-    engine_ms: float
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of one input.
-
-    Args:
-        index: Its place among all.
-        item: The input.
-        scored: Its outputs, or why there are none.
-    """
-
-    index: int
-    item: FeatureInput
-    scored: Scored | Exception
 
 
 @dataclass

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from taemi_runtime.contract import PRESENT, SCORES, text_input
+from taemi_runtime.contract import text_input
 from taemi_runtime.errors import BundleError
-from taemi_runtime.feature_files.layout import AUDIO, TEXT, TOKENS, VISION
+from taemi_runtime.feature_files.layout import AUDIO, TEXT, VISION
 from taemi_runtime.spec import GraphSpec
 
 
@@ -69,15 +69,3 @@ def wanted_inputs(spec: GraphSpec, limits: Mapping[str, int], path: Path) -> tup
         most = min(known) if known else None
         found.append(WantedInput(modality, name, mask.name if mask is not None else "", width, fixed, most))
     return tuple(found)
-
-
-def widths_of(wanted: tuple[WantedInput, ...]) -> str:
-    """Say what an engine takes, e.g. ``audio [frames, 1027], vision [frames, 768], text [768]``."""
-    words = []
-    for item in wanted:
-        axis = {TOKENS: "tokens, "}.get(item.name, "frames, " if item.is_sequence else "")
-        words.append(f"{item.name} [{axis}{item.width}]")
-    return ", ".join(words)
-
-
-__all__ = ["PRESENT", "SCORES", "WantedInput", "wanted_inputs", "widths_of"]
