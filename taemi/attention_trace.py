@@ -61,6 +61,7 @@ def trace_attention(checkpoint: Path, features: ClipFeatures) -> dict[str, Atten
         if use is None or not use.present:
             continue
         mean = weights[0].mean(0)[inputs[f"{name}_mask"][0]].numpy()
-        seconds = (np.arange(len(mean), dtype=np.float64) + 0.5) * (use.seconds_used / len(mean))
+        used_s = use.seconds_used or 0.0
+        seconds = (np.arange(len(mean), dtype=np.float64) + 0.5) * (used_s / len(mean))
         traces[name] = AttentionTrace(seconds, mean)
     return traces

@@ -7,13 +7,15 @@ nothing else of a family; a family registers itself in the entry-point group ``t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from taemi_runtime.errors import CheckpointError
+from taemi_runtime.attention import attention_outputs
+from taemi_runtime.errors import CheckpointError, UsageError
 from taemi_runtime.spec import GraphSpec
 
 if TYPE_CHECKING:
@@ -78,7 +80,8 @@ class Family(Protocol):
     """A model family: how its checkpoints become export sources.
 
     A family may also have ``open_first(checkpoint, path)``, which returns a source of the first graph
-    alone, without reading, building or fetching what the others need.
+    alone, without reading, building or fetching what the others need. Both may take ``attention=True``,
+    which gives the first graph its attention weights as further outputs, called ``NAME_attention``.
     """
 
     def open(self, checkpoint: Mapping[str, Any], path: Path) -> ExportSource:
@@ -117,15 +120,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return data
 
 
-def open_source(path: Path, *, first_only: bool = False) -> ExportSource:
+def open_source(path: Path, *, first_only: bool = False, attention: bool = False) -> ExportSource:
     """Open a checkpoint of any registered family for export.
 
     Args:
         path: The checkpoint.
         first_only: Whether only the first graph is needed, which gives the scores.
+        attention: Whether the first graph gives its attention weights, too.
 
     Raises:
         CheckpointError: The file cannot be read, or its family is not installed.
+        UsageError: The model has no attention weights.
     """
     data = read_checkpoint(path)
     registered = {entry.name: entry for entry in entry_points(group="taemi.families")}
@@ -137,6 +142,18 @@ def open_source(path: Path, *, first_only: bool = False) -> ExportSource:
             "Install the package that provides this family",
         )
     family: Family = registered[name].load()()
-    opener = getattr(family, "open_first", family.open) if first_only else family.open
-    source: ExportSource = opener(data, path)
+    opener: Any = getattr(family, "open_first", family.open) if first_only else family.open
+    options = {"attention": True} if attention else {}
+    if not set(options) <= set(inspect.signature(opener).parameters):
+        raise UsageError(
+            f"cannot export the attention of {path}",
+            f"models of the family {name!r} do not give it",
+            "Leave --attention out",
+        )
+    source: ExportSource = opener(data, path, **options)
     return source
+
+
+def has_attention(spec: GraphSpec) -> bool:
+    """Return whether a graph gives attention weights, as one that was opened with ``attention`` does."""
+    return bool(attention_outputs(spec))

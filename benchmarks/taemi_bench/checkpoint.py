@@ -35,12 +35,12 @@ def open_checkpoint(
     """
     if checkpoint is not None:
         _check_digest(checkpoint, manifest, folder)
-        return _open(checkpoint), ""
+        return _open(checkpoint, manifest), ""
     found, why = find_checkpoint(folder, manifest)
     if found is None:
         return None, why
     try:
-        return _open(found), ""
+        return _open(found, manifest), ""
     except TaemiError as error:
         # Nobody asked for this file by name: the row says why, and everything else is measured.
         return None, str(error)
@@ -82,7 +82,7 @@ def _check_digest(checkpoint: Path, manifest: Manifest, folder: Path) -> None:
         )
 
 
-def _open(checkpoint: Path) -> ExportSource:
+def _open(checkpoint: Path, manifest: Manifest) -> ExportSource:
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
@@ -90,6 +90,6 @@ def _open(checkpoint: Path) -> ExportSource:
                 f"{package} is not installed",
                 'Install it: pip install "taemi[train]"',
             )
-    from taemi.exportable import open_source
+    from taemi.exportable import has_attention, open_source
 
-    return open_source(checkpoint)
+    return open_source(checkpoint, attention=any(map(has_attention, manifest.graphs.values())))

@@ -118,8 +118,61 @@ def run(
         raise typer.Exit(1)
 
 
-def parse_sizes(options: list[str]) -> dict[str, int]:
+@app.command()
+def store(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle folder or engine file.")],
+    folder: Annotated[Path, typer.Argument(metavar="STORE", help="A feature store.")],
+    draw: Annotated[
+        int | None,
+        typer.Option("--draw", min=1, metavar="N", help="First make STORE: N clips of random features."),
+    ] = None,
+    longest: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT=N", help="With --draw: rows of the longest clip; may be repeated."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is timed.")] = 6,
+    clips: Annotated[int, typer.Option(min=1, metavar="N", help="Clips a round.")] = 256,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Clips a call; default: as taemi-infer.")
+    ] = None,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Drop files from the system's cache before each timing.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=0, help="Threads on the CPU; 0 is every usable core.")] = 0,
+    device: Annotated[str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write everything, every round included.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Time a feature store through an engine, beside the engine alone and the reading alone."""
+    del debug
+    from taemi_bench.store_throughput import draw_store, measure_store, open_scorer
+    from taemi_runtime.atomic import write_text
+    from taemi_runtime.strict import to_json
+
+    with open_scorer(bundle, device, threads, batch) as scorer, progress(quiet=quiet) as tick:
+        if draw is not None:
+            draw_store(folder, scorer, draw, parse_sizes(longest or [], "--longest"), tick)
+        report = measure_store(
+            scorer, scorer.find([folder]), rounds=rounds, clips=clips, cold=cold, progress=tick
+        )
+    if json_file is not None:
+        write_text(json_file, to_json(report))
+    for row, rate in report.medians.items():
+        typer.echo(f"{row:6} {rate:10.1f} clips/s")
+    typer.echo(f"share  {report.share:10.1%} of the slower of engine and read")
+    if report.noise is not None and report.noise.note:
+        say(f"note: {report.noise.note}", quiet=quiet)
+
+
+def parse_sizes(options: list[str], option_name: str = "--size") -> dict[str, int]:
     """Read ``S=N`` options.
+
+    Args:
+        options: What was given.
+        option_name: What the option is called.
 
     Raises:
         UsageError: One is no ``S=N`` with a whole number from 1 up.
@@ -129,9 +182,9 @@ def parse_sizes(options: list[str]) -> dict[str, int]:
         name, _, length = option.partition("=")
         if not name or not (length.isascii() and length.isdigit()) or int(length) < 1:
             raise UsageError(
-                f"cannot read --size {option}",
+                f"cannot read {option_name} {option}",
                 "expected S=N, N a whole number from 1 up",
-                "E.g. --size batch=4",
+                f"E.g. {option_name} batch=4" if option_name == "--size" else f"E.g. {option_name} NAME=300",
             )
         sizes[name.strip()] = int(length)
     return sizes

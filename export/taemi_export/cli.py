@@ -31,6 +31,9 @@ def onnx(
     fusion_only: Annotated[
         bool, typer.Option("--fusion-only", help="only the graph that gives the scores, no encoders")
     ] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="also give the attention weights, for taemi-infer --attention")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace an existing bundle")] = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -44,7 +47,7 @@ def onnx(
     from taemi.exportable import open_source
 
     step = Step("export")
-    source = open_source(ckpt, first_only=fusion_only)
+    source = open_source(ckpt, first_only=fusion_only, attention=attention)
     with progress(quiet=quiet) as tick:
         lines: list[str] = []
         export_onnx(

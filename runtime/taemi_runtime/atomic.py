@@ -17,6 +17,7 @@ from taemi_runtime.errors import WriteError
 _HOST_ERRORS = {
     errno.ENOSPC: "Free some space, or write to another disk",
     errno.EDQUOT: "Your quota is used up: free some space, or write elsewhere",
+    errno.EFBIG: "Write to a disk that takes files of this size, or raise the limit: ulimit -f",
     errno.EACCES: "Choose a place that you may write to",
     errno.EPERM: "Choose a place that you may write to",
     errno.EROFS: "Choose a place that you may write to",

@@ -53,7 +53,10 @@ def _print_version(asked: bool) -> None:
 def infer(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Clips: files, folders (searched below), glob patterns."),
+        typer.Argument(
+            metavar="INPUT...",
+            help="Clips: files, folders (searched below), glob patterns. Or feature files and stores.",
+        ),
     ] = None,
     engine: Annotated[
         Path | None,
@@ -195,6 +198,16 @@ def infer(
             show_default=False,
         ),
     ] = None,
+    save_features: Annotated[
+        Path | None,
+        typer.Option(metavar="STORE", help="Keep the encoders' features of every clip, to be scored again."),
+    ] = None,
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention", help="JSON: what every head attended to, where the engine was exported with it."
+        ),
+    ] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Leave scores unclipped, below 0 and above 1.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' logs.")] = False,
@@ -240,6 +253,12 @@ def infer(
                 "there is no such file",
                 "Give --faces auto, --faces none or a YuNet model's file",
             )
+        if attention and output_format not in (Format.JSON, Format.JSONL):
+            raise UsageError(
+                "cannot write attention as a " + output_format.value,
+                "it is thousands of numbers a clip",
+                "Give --format json or jsonl",
+            )
         parse_device(device)
         if ray is not None:
             check_address(ray)
@@ -274,6 +293,8 @@ def infer(
                 batch=batch,
                 ordered=ordered,
                 resume=resume,
+                attention=attention,
+                save_features=save_features,
                 over_time=OverTime.asked(hop, plot, live, live_pcm, live_option),
                 ray=ray,
             )

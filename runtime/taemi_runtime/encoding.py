@@ -242,7 +242,7 @@ class ClipEncoder:
     def tell_cut(self, text: TextUse) -> tuple[str, ...]:
         """Say how much of a transcript is left out as too long, where something is."""
         longest = self._preprocessing.text.max_tokens
-        if text.tokens < longest:
+        if text.tokens is None or text.transcript is None or text.tokens < longest:
             return ()
         cut = self.text_parts()[0].cut(text.transcript)
         warning = f"of the transcript's tokens the first {longest} are used, {cut} are left out"

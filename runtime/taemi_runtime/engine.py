@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -145,6 +145,14 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         """Run checked inputs."""
+
+    def padded_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Return the lengths that a call is padded to, wherever it is padded: callers may do so at once.
+
+        Args:
+            lengths: The length of every symbol of the inputs.
+        """
+        return dict(lengths)
 
     def close(self) -> None:
         """Free what the engine holds; closing twice does nothing."""

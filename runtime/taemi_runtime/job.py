@@ -11,10 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from taemi_runtime.asr.listener import Listener
+from taemi_runtime.attention import require_attention
 from taemi_runtime.console import Step, progress, say
+from taemi_runtime.contract import FUSION
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import UsageError
+from taemi_runtime.feature_files.find import find_features
+from taemi_runtime.feature_files.keep import keeping
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.limits import DecodeLimits
@@ -58,6 +62,8 @@ class Job:
         batch: Clips that are scored together at most; chosen when ``None``.
         ordered: Whether JSON lines come in the order of the inputs; other forms always do.
         resume: Whether what ``out`` holds already is kept and not done again.
+        attention: Whether results say what the network attended to.
+        save_features: The store that keeps what the encoders give of every clip.
         over_time: Windows over time; ``None`` scores each clip as one.
         ray: The Ray cluster that does the work; ``None`` is this machine without one.
     """
@@ -81,6 +87,8 @@ class Job:
     batch: int | None = None
     ordered: bool = False
     resume: bool = False
+    attention: bool = False
+    save_features: Path | None = None
     over_time: OverTime | None = None
     ray: str | None = None
 
@@ -118,6 +126,11 @@ def run_job(job: Job) -> int:
         from taemi_runtime.over_time.run import run_over_time
 
         return run_over_time(job, job.over_time)
+    features = find_features(job.inputs)
+    if features is not None:
+        from taemi_runtime.feature_files.run import run_features
+
+        return run_features(job, features)
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs)
     if job.transcript is not None and len(clips) > 1:
@@ -161,6 +174,10 @@ def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _T
         # With nothing to score there is nothing to load.
         if wanted:
             scorer = stack.enter_context(_open(job, scale, wanted, texts))
+            if job.attention:
+                require_attention(scorer.model.manifest.graphs[FUSION], job.engine)
+                scorer.with_attention = True
+            stack.enter_context(keeping(scorer, job.save_features))
         if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
             # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
             sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")

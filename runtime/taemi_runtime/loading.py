@@ -239,7 +239,7 @@ def _from_file(path: Path, folder: Path | None, options: EngineOptions) -> Loade
         raise EngineError(
             f"cannot run {path}",
             "it stands in no bundle: there is no preprocessing and no other graph beside it",
-            "Name the bundle that it belongs to: --bundle NAME.taemi",
+            "Name the bundle that it belongs to: --bundle NAME.taemi. Alone it takes feature files only",
         )
     bundle = Bundle.open(folder or path.parent)
     entries = bundle.manifest.files

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.asr.listener import Listener
+from taemi_runtime.attention import Weights, cut_attention, require_attention
 from taemi_runtime.batching import DecodedClip, encode_together, score_together
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
@@ -87,6 +88,9 @@ class ClipScorer:
         self.encoder = ClipEncoder(model, self.preprocessing)
         outputs = model.manifest.graphs[FUSION].outputs
         self.labels = next(item.labels for item in outputs if item.name == SCORES)
+        # What is done with every clip's features, and whether results say what the network attended to.
+        self.keep: Callable[[ClipFeatures], tuple[str, ...]] | None = None
+        self.with_attention = False
 
     @property
     def untrained(self) -> bool:
@@ -260,6 +264,7 @@ class ClipScorer:
             scores: [outputs] float32, not clipped.
             total_ms: How long it took, in milliseconds.
         """
+        kept = self.keep(features) if self.keep is not None else ()
         if self.clip_scores:
             scores = np.clip(scores, 0.0, 1.0) + 0.0  # no -0.0
         return ClipResult(
@@ -273,10 +278,12 @@ class ClipScorer:
             engine=self.model.engine(FUSION).info,
             timings_ms=Timings(**features.spent_ms, total=total_ms),
             untrained=self.untrained,
+            attention=self.attend(features) if self.with_attention else None,
             warnings=(
                 features.clip.warnings
                 + tell_several(features.clip.faces)
                 + features.warnings
+                + kept
                 + tell_nothing(features.audio.present, features.vision.present, features.text.present)
             ),
         )
@@ -355,6 +362,27 @@ class ClipScorer:
                 "Check the engine: taemi-export verify BUNDLE",
             )
         return scores
+
+    def attend(self, features: ClipFeatures) -> Weights:
+        """Return what the network attends to in a clip; a call of the fusion engine of its own.
+
+        Args:
+            features: The clip's features.
+
+        Raises:
+            BundleError: The fusion graph does not give its attention.
+            EngineError: The engine failed.
+        """
+        engine = self.model.engine(FUSION)
+        require_attention(engine.spec, self.model.path)
+        outputs = {name: values[0] for name, values in engine.run(features.inputs).items()}
+        present = (features.audio.present, features.vision.present, features.text.present)
+        lengths = {
+            name: int(np.count_nonzero(features.inputs[f"{name}_mask"]))
+            for name, is_there in zip(MODALITIES, present, strict=True)
+            if is_there and f"{name}_mask" in features.inputs
+        }
+        return cut_attention(engine.spec, outputs, lengths)
 
     def close(self) -> None:
         """Close the model; closing twice does nothing."""

@@ -16,14 +16,14 @@ class AudioUse:
     Args:
         present: Whether it entered the scores.
         frames: Frames of the encoder that were valid.
-        seconds_used: Seconds of sound behind them.
+        seconds_used: Seconds of sound behind them; ``None`` where a feature file does not say.
         truncated: Whether the track goes on beyond what is used.
         why: Why it is not present; empty when it is.
     """
 
     present: bool
     frames: int = 0
-    seconds_used: float = 0.0
+    seconds_used: float | None = 0.0
     truncated: bool = False
     why: str = ""
 
@@ -37,7 +37,7 @@ class VisionUse:
         frames: Frames that were encoded.
         faces: Frames in which a face was found; ``None`` where whole frames are used and none is looked for.
         left_out: Frames that were left out as no face was found in them; ``None`` where none is looked for.
-        seconds_used: Seconds of video behind them.
+        seconds_used: Seconds of video behind them; ``None`` where a feature file does not say.
         truncated: Whether the track goes on beyond what is used.
         why: Why it is not present; empty when it is.
     """
@@ -46,7 +46,7 @@ class VisionUse:
     frames: int = 0
     faces: int | None = None
     left_out: int | None = None
-    seconds_used: float = 0.0
+    seconds_used: float | None = 0.0
     truncated: bool = False
     why: str = ""
 
@@ -57,15 +57,16 @@ class TextUse:
 
     Args:
         present: Whether it entered the scores.
-        tokens: Tokens that were encoded, special ones included.
-        transcript: The transcript.
-        source: ``given``, ``file``, the name of a recogniser, or ``none``.
+        tokens: Tokens that were encoded, special ones included; ``None`` where a feature file does not say.
+        transcript: The transcript; ``None`` where a feature file does not say.
+        source: ``given``, ``file``, the name of a recogniser, ``features`` where it was read from a feature
+            file, or ``none``.
         why: Why it is not present; empty when it is.
     """
 
     present: bool
-    tokens: int = 0
-    transcript: str = ""
+    tokens: int | None = 0
+    transcript: str | None = ""
     source: str = "none"
     why: str = ""
 
@@ -94,26 +95,29 @@ class ClipResult:
 
     Args:
         clip: The clip as it was named.
-        clip_seconds: Its duration.
+        clip_seconds: Its duration; ``None`` where a feature file does not say.
         intensities: The scores by name, in the model's order.
         audio: What was used of the audio track.
         vision: What was used of the video track.
         text: What was used of the transcript.
         engine: What ran the fusion network.
         timings_ms: Where the time went.
+        attention: For each modality what every head attended to, one weight for each valid position; ``None``
+            where nobody asked.
         untrained: Whether the weights are random, so that the scores mean nothing.
         warnings: What is worth knowing about the clip.
         key: What the scores depend on, where it is recorded; see ``taemi_runtime.resume``.
     """
 
     clip: str
-    clip_seconds: float
+    clip_seconds: float | None
     intensities: dict[str, float]
     audio: AudioUse
     vision: VisionUse
     text: TextUse
     engine: EngineInfo
     timings_ms: Timings
+    attention: dict[str, list[list[float]]] | None = field(default=None)
     untrained: bool = False
     warnings: tuple[str, ...] = field(default=())
     key: dict[str, Any] | None = field(default=None)
@@ -133,14 +137,14 @@ class ClipResult:
         found: dict[str, Any] = {
             "clip": self.clip,
             "index": index,
-            "clip_seconds": round(self.clip_seconds, 3),
+            "clip_seconds": _rounded(self.clip_seconds),
             "intensities": dict(self.intensities),
             "modalities": {
                 "audio": _use(
                     self.audio.why,
                     present=self.audio.present,
                     frames=self.audio.frames,
-                    seconds_used=round(self.audio.seconds_used, 3),
+                    seconds_used=_rounded(self.audio.seconds_used),
                     truncated=self.audio.truncated,
                 ),
                 "vision": _use(
@@ -149,7 +153,7 @@ class ClipResult:
                     frames=self.vision.frames,
                     faces=self.vision.faces,
                     **_left_out(self.vision.left_out),
-                    seconds_used=round(self.vision.seconds_used, 3),
+                    seconds_used=_rounded(self.vision.seconds_used),
                     truncated=self.vision.truncated,
                 ),
                 "text": _use(
@@ -170,6 +174,8 @@ class ClipResult:
                 for name in ("decode", "audio", "vision", "asr", "text", "fusion", "total")
             },
         }
+        if self.attention is not None:
+            found["attention"] = self.attention
         if self.untrained:
             found["untrained"] = True
         if self.warnings:
@@ -206,6 +212,10 @@ class ClipFailure:
     def to_object(self, index: int) -> dict[str, Any]:
         """Return the JSON object of this failure."""
         return {"clip": self.clip, "index": index, "error": self.error}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
 
 
 def _left_out(frames: int | None) -> dict[str, int]:

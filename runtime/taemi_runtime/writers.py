@@ -123,7 +123,8 @@ class CsvWriter(Writer):
             flags = [str(flag).lower() for flag in (*(use.present for use in uses), outcome.untrained)]
             scores = [outcome.intensities[label] for label in self.labels]
             notes = "; ".join(outcome.warnings)
-            status = [outcome.clip, round(outcome.clip_seconds, 3), *flags, notes, ""]
+            seconds = "" if outcome.clip_seconds is None else round(outcome.clip_seconds, 3)
+            status = [outcome.clip, seconds, *flags, notes, ""]
             self._rows.writerow([name, *scores, *status])
         self.stream.flush()
 
@@ -168,7 +169,8 @@ class TableWriter(Writer):
     def _draw_one(self, console: Console, result: ClipResult) -> None:
         from rich.table import Table
 
-        console.print(f"{result.clip}  {result.clip_seconds:.1f} s", soft_wrap=True)
+        length = "" if result.clip_seconds is None else f"  {result.clip_seconds:.1f} s"
+        console.print(f"{result.clip}{length}", soft_wrap=True)
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         for label in self.labels:
             score = result.intensities[label]
@@ -199,12 +201,14 @@ def _describe_uses(result: ClipResult) -> Iterator[str]:
         cut = ", the rest is not used" if use.truncated else ""
         left_out = getattr(use, "left_out", None)
         faces = "" if left_out is None else f" with a face, {left_out} without one left out"
+        seconds = "" if use.seconds_used is None else f", {use.seconds_used:.1f} s"
         yield (
-            f"{name}: {use.frames} frames{faces}, {use.seconds_used:.1f} s{cut}"
+            f"{name}: {use.frames} frames{faces}{seconds}{cut}"
             if use.present
             else (f"{name}: missing, {use.why}")
         )
-    yield f"text: {text.tokens} tokens, {text.source}" if text.present else f"text: missing, {text.why}"
+    tokens = "" if text.tokens is None else f"{text.tokens} tokens, "
+    yield f"text: {tokens}{text.source}" if text.present else f"text: missing, {text.why}"
     for warning in result.warnings:
         yield f"note: {warning}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,3 +40,19 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         silent=make_clip(folder / "silent.mp4", audio=False),
         broken=broken,
     )
+
+
+@pytest.fixture
+def infer(monkeypatch, capsys):
+    """Run ``taemi-infer`` in this process and return (exit code, stdout, stderr)."""
+    from taemi_runtime import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["taemi-infer", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capsys.readouterr()
+        return caught.value.code or 0, captured.out, captured.err
+
+    return run

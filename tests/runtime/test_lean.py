@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import taemi_runtime
+from tests.runtime.feature_stores import draw, expected, write_store
 
 ROOT = Path(__file__).parents[2]
 RUNTIME = ROOT / "runtime" / "taemi_runtime"
@@ -84,6 +85,15 @@ def test_clips_are_scored_without_the_training_stack(no_training, bundle, clips)
     found = np.array(list(good["intensities"].values()))
     np.testing.assert_allclose(found, np.clip(bundle.expected(clips.both), 0, 1), atol=2e-6)
     assert broken["error"].startswith("cannot read")
+
+
+def test_a_store_is_scored_without_the_training_stack(no_training, bundle, tmp_path):
+    store = write_store(tmp_path / "store", bundle, [draw(1), draw(2)])
+    command = (str(store), "--engine", str(bundle.folder / "fusion.onnx"), "--format", "json", "--raw")
+    done = run(no_training, "-m", "taemi_runtime.cli", *command)
+    assert done.returncode == 0, done.stderr
+    found = [list(item["intensities"].values()) for item in json.loads(done.stdout)]
+    np.testing.assert_allclose(found, [expected(draw(1)), expected(draw(2))], atol=5e-6)
 
 
 def test_a_checkpoint_without_torch_is_one_line_that_names_the_extra(no_training, clips, tmp_path):

@@ -77,7 +77,7 @@ def test_a_file_elsewhere_needs_a_bundle_and_says_so(bundle, tmp_path):
         open_model(path)
     assert str(caught.value) == (
         f"cannot run {path}: it stands in no bundle: there is no preprocessing and no other graph beside "
-        "it. Name the bundle that it belongs to: --bundle NAME.taemi"
+        "it. Name the bundle that it belongs to: --bundle NAME.taemi. Alone it takes feature files only"
     )
     with open_model(path, bundle=bundle.folder, options=CPU) as model:
         assert model.engine("fusion").info.path == str(path)

@@ -161,7 +161,8 @@ def test_a_plan_elsewhere_needs_its_bundle_and_says_so(infer, planned, clips, tm
     assert (code, out) == (1, "")
     assert err == (
         f"error: cannot run {path}: it stands in no bundle: there is no preprocessing and no other graph "
-        "beside it. Name the bundle that it belongs to: --bundle NAME.taemi\n"
+        "beside it. Name the bundle that it belongs to: --bundle NAME.taemi. Alone it takes feature files "
+        "only\n"
     )
     command = [clips.both, "--engine", path, "--bundle", planned.folder, "--format", "json", "--raw"]
     code, out, err = infer(*command, "--asr", "none")

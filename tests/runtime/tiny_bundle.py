@@ -98,7 +98,7 @@ def text_spec(*, tokens: bool) -> GraphSpec:
     )
 
 
-def fusion_spec(*, tokens: bool = False, fixed: bool = False) -> GraphSpec:
+def fusion_spec(*, tokens: bool = False, fixed: bool = False, attention: bool = False) -> GraphSpec:
     audio_len: Any = 599 if fixed else "audio_len"
     vision_len: Any = 400 if fixed else "vision_len"
     symbols = [Symbol("batch")]
@@ -113,6 +113,9 @@ def fusion_spec(*, tokens: bool = False, fixed: bool = False) -> GraphSpec:
         )
     name = text[0].name
     governs = (("audio",), ("vision",), (name,))
+    outputs = [OutputSpec("intensities", "float32", ("batch", len(EMOTIONS)), labels=EMOTIONS)]
+    if attention:
+        outputs.append(OutputSpec("audio_attention", "float32", ("batch", 1, audio_len)))
     return GraphSpec(
         "fusion",
         tuple(symbols),
@@ -124,7 +127,7 @@ def fusion_spec(*, tokens: bool = False, fixed: bool = False) -> GraphSpec:
             *text,
             InputSpec("present", "bool", ("batch", 3), role="presence", governs=governs),
         ),
-        (OutputSpec("intensities", "float32", ("batch", len(EMOTIONS)), labels=EMOTIONS),),
+        tuple(outputs),
         GATES,
     )
 
@@ -192,7 +195,9 @@ def _mean_nodes(name: str, mask: str) -> list[onnx.NodeProto]:
     ]
 
 
-def fusion_model(*, tokens: bool = False, fixed: bool = False, bias: Any = BIAS) -> onnx.ModelProto:
+def fusion_model(
+    *, tokens: bool = False, fixed: bool = False, attention: bool = False, bias: Any = BIAS
+) -> onnx.ModelProto:
     nodes = _mean_nodes("audio", "audio_mask") + _mean_nodes("vision", "vision_mask")
     vectors = ["audio_vector", "vision_vector", "text"]
     if tokens:
@@ -206,6 +211,12 @@ def fusion_model(*, tokens: bool = False, fixed: bool = False, bias: Any = BIAS)
         helper.make_node("MatMul", ["joint", "weights"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["intensities"]),
     ]
+    if attention:
+        # What a mean attends to: every valid frame alike.
+        nodes += [
+            helper.make_node("Div", ["audio_mf", "audio_n"], ["audio_share"]),
+            helper.make_node("Unsqueeze", ["audio_share", "one"], ["audio_attention"]),
+        ]
     constants = [
         tensor("weights", WEIGHTS),
         tensor("bias", bias),
@@ -215,7 +226,7 @@ def fusion_model(*, tokens: bool = False, fixed: bool = False, bias: Any = BIAS)
         tensor("one", [1], np.int64),
         tensor("two", [2], np.int64),
     ]
-    return model(fusion_spec(tokens=tokens, fixed=fixed), nodes, constants)
+    return model(fusion_spec(tokens=tokens, fixed=fixed, attention=attention), nodes, constants)
 
 
 def tokenizer_json() -> bytes:
@@ -290,19 +301,20 @@ def make_bundle(
     *,
     tokens: bool = False,
     fixed: bool = False,
+    attention: bool = False,
     trained: bool = True,
     preprocessing: Preprocessing = PREPROCESSING,
     bias: Any = BIAS,
 ) -> Made:
     folder.mkdir(parents=True)
     models = {
-        "fusion": fusion_model(tokens=tokens, fixed=fixed, bias=bias),
+        "fusion": fusion_model(tokens=tokens, fixed=fixed, attention=attention, bias=bias),
         "audio": audio_model(),
         "text": text_model(tokens=tokens),
         "vision": vision_model(),
     }
     specs = {
-        "fusion": fusion_spec(tokens=tokens, fixed=fixed),
+        "fusion": fusion_spec(tokens=tokens, fixed=fixed, attention=attention),
         "audio": audio_spec(),
         "text": text_spec(tokens=tokens),
         "vision": vision_spec(),

@@ -109,6 +109,14 @@ class TensorRTEngine(Engine):
                 outputs[item.name] = found[item.name][corner].astype(item.dtype, order="C", copy=True)
         return outputs
 
+    def padded_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
+        """Return the lengths of the bucket that a call belongs to; see ``Engine.padded_lengths``."""
+        if not self._graphs:
+            return dict(lengths)
+        shapes = {item.name: self.spec.shape(item, lengths) for item in self.spec.inputs}
+        profile = self._profiles[choose_profile(self._sidecar, shapes)]
+        return bucket(self.spec, self._ladders, profile, lengths)
+
     def _route(self, shapes: tuple[Shape, ...]) -> tuple[Call, dict[str, int]]:
         """Return where a call of these shapes goes, and the lengths of its symbols."""
         graphs = self._graphs
