@@ -21,6 +21,7 @@ from taemi_runtime.feature_files.find import find_features
 from taemi_runtime.feature_files.keep import keeping
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.inputs import ClipInput, expand
+from taemi_runtime.job_options import check_options
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import open_model
 from taemi_runtime.many import score_all
@@ -131,6 +132,7 @@ def run_job(job: Job) -> int:
         from taemi_runtime.feature_files.run import run_features
 
         return run_features(job, features)
+    check_options(job, "clips" if job.ray is None else "clips on a cluster")
     texts = Transcripts(job.transcript, job.transcripts)
     clips = expand(job.inputs)
     if job.transcript is not None and len(clips) > 1:
@@ -138,12 +140,6 @@ def run_job(job: Job) -> int:
             f"cannot give one --transcript to {len(clips)} clips",
             "each clip has its own",
             "Put NAME.txt, .vtt or .srt files into a folder: --transcripts DIR",
-        )
-    if job.resume and (job.out is None or not FORMATS[job.format].appends):
-        raise UsageError(
-            "cannot resume",
-            "only a file of JSON lines says what is done" + ("" if job.out else ", and no --out was given"),
-            "Give --format jsonl --out FILE",
         )
     if job.out is not None:
         require_writable(job.out)

@@ -307,7 +307,8 @@ def test_features_and_clips_in_one_run_are_refused(infer, bundle, store, clips):
 
 
 @pytest.mark.parametrize(
-    "option", [("--transcript", SAID), ("--max-fps", 5), ("--faces", "auto"), ("--asr", "tiny.en")]
+    "option",
+    [("--transcript", SAID), ("--max-fps", 5), ("--faces", "auto"), ("--asr", "tiny.en"), ("--workers", 2)],
 )
 def test_options_that_would_change_features_are_refused(infer, bundle, store, option):
     code, _, err = infer(store, "--engine", bundle.folder, *option)

@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from taemi_runtime.asr import AUTO, NONE
 from taemi_runtime.console import Step, progress, say
-from taemi_runtime.errors import UsageError
 from taemi_runtime.feature_files.find import Features
 from taemi_runtime.feature_files.resuming import Keys
 from taemi_runtime.feature_files.scorer import FeatureScorer
+from taemi_runtime.job_options import check_options
 from taemi_runtime.output import finished_first, require_writable
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.resume import sort_lines
@@ -47,13 +46,7 @@ def run_features(job: Job, features: Features) -> int:
         UsageError: An option has no meaning for features, or the output cannot be written.
         TaemiError: The engine cannot be opened, or a store is of other encoders.
     """
-    _refuse_clip_options(job)
-    if job.resume and (job.out is None or not FORMATS[job.format].appends):
-        raise UsageError(
-            "cannot resume",
-            "only a file of JSON lines says what is done" + ("" if job.out else ", and no --out was given"),
-            "Give --format jsonl --out FILE",
-        )
+    check_options(job, "features")
     if job.out is not None:
         require_writable(job.out)
     step = Step("taemi-infer")
@@ -157,22 +150,3 @@ class _Order:
     def rest(self) -> list[tuple[int, Outcome]]:
         """Return those that wait for one that will not come."""
         return sorted(self._waiting.items())
-
-
-def _refuse_clip_options(job: Job) -> None:
-    """Refuse what would change features, which are made already."""
-    given = {
-        "--transcript": job.transcript is not None,
-        "--transcripts": job.transcripts is not None,
-        "--asr": job.asr not in (AUTO, NONE),
-        "--max-fps": job.max_fps is not None,
-        "--faces": job.faces is not None,
-        "--save-features": job.save_features is not None,
-    }
-    wrong = [name for name, is_given in given.items() if is_given]
-    if wrong:
-        raise UsageError(
-            f"cannot score features with {', '.join(wrong)}",
-            "features hold what clips were turned into already",
-            "Leave it out, or give the clips",
-        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from taemi_runtime.asr.listener import DEFAULT_SECONDS
 from taemi_runtime.errors import UsageError
 from taemi_runtime.job import Job
+from taemi_runtime.job_options import check_options
 from taemi_runtime.over_time.canvas import canvas_for
 from taemi_runtime.over_time.live import STDIN, check_live
 from taemi_runtime.over_time.options import OverTime
@@ -37,6 +38,7 @@ def check(job: Job, asked: OverTime) -> Checked:
         UsageError: The job contradicts itself.
         MediaError: There is no such live source.
     """
+    check_options(job, "windows over time")
     if asked.hop is None and asked.live is None:
         raise UsageError(
             f"cannot draw {asked.plot}" if asked.plot is not None else "cannot read a live source",
