@@ -53,7 +53,14 @@ types: $(VENV)/.installed-test
 tests: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-all: $(VENV)/.installed-test  ## Every test, the slow ones too: published sizes, three seeds, long clips
+# Ray is half a gigabyte that nothing else needs.
+$(VENV)/.installed-ray: $(VENV)/.installed-test
+	@echo "installing Ray"
+	@$(PIP) --editable '.[ray]' \
+		|| echo "SKIPPED: ray has no wheel for this platform; the tests of a cluster are skipped"
+	@touch $@
+
+test-all: $(VENV)/.installed-test $(VENV)/.installed-ray  ## Every test, the slow ones too: published sizes, three seeds, long clips
 	@$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
