@@ -77,13 +77,13 @@ def test_a_disk_that_fills_up_leaves_the_bundle_as_it_was(
     toy: ModuleType, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from taemi_export import export_onnx
-    from taemi_runtime.errors import ExportError
+    from taemi_runtime.errors import WriteError
 
     before = contents(bundle)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
     try:
-        with pytest.raises(ExportError, match=r"File too large.*Nothing was changed"):
+        with pytest.raises(WriteError, match=r"cannot write .*toy\.taemi: File too large"):
             export_onnx(toy.toy_source(seed=3), bundle, force=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

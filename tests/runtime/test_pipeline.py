@@ -164,14 +164,15 @@ def test_a_missing_modality_says_why(bundle, clips):
     assert (blank["text"]["why"], blank["text"]["source"]) == ("the transcript is empty", "given")
 
 
-def test_timings_are_of_this_clip_and_add_up(bundle, clips):
+def test_timings_are_of_this_clip(bundle, clips):
     with load(bundle.folder, device="cpu") as scorer:
         first = scorer.score(clips.both, SAID).timings_ms
         silent = scorer.score(clips.silent).timings_ms
     stages = [first.decode, first.audio, first.vision, first.text, first.fusion]
     assert min(stages) > 0
     assert first.asr == 0
-    assert sum(stages) <= first.total < sum(stages) + 20
+    # Stages overlap, and between them is next to nothing.
+    assert max(stages) <= first.total < sum(stages) + 20
     # Nothing ran for what is missing.
     assert silent.audio < first.audio
     assert silent.text < first.text

@@ -38,8 +38,8 @@ SEEDS = (1, 2, 3)
 # 240 of them are left to judge by, where the mean of six
 # correlations of unrelated numbers has a standard deviation of 1 / sqrt(6 * 240) = 0.026.
 CLIPS = 600
-# The demo's; twice as many for faces alone: what a random vision encoder shows of them is faint, and takes steps
-# to be made use of.
+# The demo's; twice as many for faces alone: what a random vision encoder shows of them is faint, and takes
+# steps to be made use of.
 EPOCHS = 6
 EPOCHS_OF_FACES = 12
 EVERYTHING = ("audio", "vision", "text")
