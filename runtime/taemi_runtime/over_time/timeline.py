@@ -147,10 +147,9 @@ class Timeline:
             top = strips_at + strip * (_STRIP + 4)
             canvas.write((_LEFT - 10, top + _STRIP - 2), name, anchor="r")
             canvas.box(_LEFT, top, _WIDTH - _RIGHT, top + _STRIP, _SHADE)
-            for mark, (left_s, right_s) in zip(marks, cells, strict=True):
-                if mark.present[strip] > 0:
-                    shade = _THERE if mark.present[strip] == 1 else _PARTLY
-                    canvas.box(across(left_s), top, across(right_s), top + _STRIP, shade)
+            shades = [_shade(mark.present[strip]) for mark in marks]
+            for left_s, right_s, shade in _runs(cells, shades):
+                canvas.box(across(left_s), top, across(right_s), top + _STRIP, shade)
         for left_s, right_s in _holes(marks):
             canvas.line([(across(left_s), _TOP), (across(left_s), bottom)], _PALE, 0.5)
             canvas.line([(across(right_s), _TOP), (across(right_s), bottom)], _PALE, 0.5)
@@ -173,9 +172,16 @@ class Timeline:
         def down(score: float) -> float:
             return top + _ROW - (score - low) / (high - low) * _ROW
 
-        for mark, (left_s, right_s) in zip(marks, _cells(marks), strict=True):
-            if min(mark.present) < 1:
-                canvas.box(across(left_s), top, across(right_s), top + _ROW, _SHADE)
+        # What is missing everywhere would shade everything.
+        used = [any(column) for column in zip(*(mark.present for mark in marks), strict=True)]
+        shades = [
+            _SHADE
+            if any(there and share < 1 for there, share in zip(used, mark.present, strict=True))
+            else ""
+            for mark in marks
+        ]
+        for left_s, right_s, shade in _runs(_cells(marks), shades):
+            canvas.box(across(left_s), top, across(right_s), top + _ROW, shade)
         for value in (low, (low + high) / 2, high):
             canvas.line([(_LEFT, down(value)), (_WIDTH - _RIGHT, down(value))], _GRID, 0.75)
             canvas.write((_LEFT - 6, down(value) + 4), f"{value:.2g}", size=10, colour=_PALE, anchor="r")
@@ -202,7 +208,7 @@ class Timeline:
             x = across(at * step_s)
             canvas.line([(x, bottom), (x, bottom + 4)], _PALE)
             canvas.write((x, bottom + 17), clock_time(at * step_s), size=11, colour=_PALE, anchor="m")
-        text = "time in the source; grey behind the lines: a modality is missing, the strips below say which"
+        text = "time in the source; grey behind the lines: a modality is missing that is there elsewhere"
         canvas.write(((_LEFT + _WIDTH - _RIGHT) / 2, bottom + 34), text, size=11, colour=_PALE, anchor="m")
 
 
@@ -256,6 +262,22 @@ def _cells(marks: list[_Mark]) -> list[tuple[float, float]]:
             rights.append(middle_s)
             lefts.append(middle_s)
     return list(zip(lefts, [*rights, marks[-1].end_s], strict=True))
+
+
+def _shade(share: float) -> str:
+    """Return the colour of a strip by the share of windows that have the modality; empty for none."""
+    return "" if share == 0 else _THERE if share == 1 else _PARTLY
+
+
+def _runs(cells: list[tuple[float, float]], shades: list[str]) -> list[tuple[float, float, str]]:
+    """Join neighbouring cells of one colour, between which pictures would show seams; leave out colourless."""
+    found: list[tuple[float, float, str]] = []
+    for (left_s, right_s), shade in zip(cells, shades, strict=True):
+        if found and found[-1][2] == shade and found[-1][1] == left_s:
+            found[-1] = (found[-1][0], right_s, shade)
+        else:
+            found.append((left_s, right_s, shade))
+    return [run for run in found if run[2]]
 
 
 def _shortened(name: str) -> str:
