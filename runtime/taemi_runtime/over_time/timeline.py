@@ -270,7 +270,7 @@ def _shade(share: float) -> str:
 
 
 def _runs(cells: list[tuple[float, float]], shades: list[str]) -> list[tuple[float, float, str]]:
-    """Join neighbouring cells of one colour, between which pictures would show seams; leave out colourless."""
+    """Join neighbouring cells of one colour, which would show seams; leave out those without."""
     found: list[tuple[float, float, str]] = []
     for (left_s, right_s), shade in zip(cells, shades, strict=True):
         if found and found[-1][2] == shade and found[-1][1] == left_s:
