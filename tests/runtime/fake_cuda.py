@@ -168,7 +168,8 @@ class FakeDriver:
 
     @_call()
     def cuStreamBeginCapture(self, stream, mode):
-        self.gpu.begin_capture(stream)
+        local = mode == self.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self.gpu.begin_capture(stream, thread_local=local)
 
     @_call()
     def cuStreamEndCapture(self, stream):

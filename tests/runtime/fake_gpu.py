@@ -32,6 +32,8 @@ class Queue:
     handle: int
     work: list = field(default_factory=list)
     captured: list | None = None
+    # The only thread in which a capture forbids what cannot be captured; None forbids it in all of them.
+    capturer: int | None = None
 
 
 @dataclass
@@ -83,7 +85,10 @@ class FakeGpu:
             raise GpuError(self.failed)
 
     def _capturing(self) -> bool:
-        return any(queue.captured is not None for queue in self.queues.values())
+        forbidden = (None, threading.get_ident())
+        return any(
+            queue.captured is not None and queue.capturer in forbidden for queue in self.queues.values()
+        )
 
     def alloc(self, nbytes: int) -> int:
         with self.lock:
@@ -202,11 +207,13 @@ class FakeGpu:
             raise
 
     # Graphs.
-    def begin_capture(self, handle: int) -> None:
+    def begin_capture(self, handle: int, *, thread_local: bool) -> None:
         with self.lock:
             if self.refuses_capture:
                 raise GpuError("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
-            self.queue_of(handle).captured = []
+            queue = self.queue_of(handle)
+            queue.captured = []
+            queue.capturer = threading.get_ident() if thread_local else None
 
     def end_capture(self, handle: int) -> list:
         with self.lock:

@@ -194,6 +194,35 @@ def test_graphs_replay_or_are_refused_with_the_way_out(device, gpu):
         close(graph, module, x, x_twin, y, y_twin, stream)
 
 
+def test_another_thread_may_allocate_while_this_one_captures(device, gpu):
+    # Engines are opened in threads of their own while the first ones already run and capture.
+    wrong = []
+
+    def allocate():
+        try:
+            with device.activate():
+                device.alloc(4096).close()
+        except Exception as error:
+            wrong.append(error)
+
+    with device.activate():
+        if not device.has_graphs:
+            return
+        stream = device.stream()
+        (x, twin) = put(device, stream, X)
+        stream.synchronise()
+        stream.begin_capture()
+        other = threading.Thread(target=allocate)
+        other.start()
+        other.join()
+        stream.download(twin, x, X.nbytes)
+        graph = stream.end_capture()
+        assert not wrong
+        stream.launch(graph)
+        stream.synchronise()
+        close(graph, x, twin, stream)
+
+
 def test_the_context_is_pushed_and_popped_in_every_thread(device, gpu):
     wrong = []
 
