@@ -18,9 +18,6 @@ from taemi_runtime import cli, job
 from taemi_runtime.parallel import Scored
 from tests.runtime.tiny_clips import make_clip
 
-# A second is what is promised on an idle machine; here other tests run beside.
-PATIENCE_S = 3.0
-
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="decode workers and signals are POSIX here")
 
@@ -239,7 +236,7 @@ def test_ctrl_c_ends_within_a_second_and_leaves_whole_lines(bundle, folder, tmp_
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert time.monotonic() - begin < PATIENCE_S
+    assert time.monotonic() - begin < 1.0
     assert process.returncode == 130
     lines = lines_of(out)
     assert f"interrupted: {len(lines)} of 60 clips done" in err
@@ -274,7 +271,7 @@ def test_ctrl_c_while_engines_are_opened_ends_within_a_second(bundle, folder, co
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
-    assert time.monotonic() - begin < PATIENCE_S
+    assert time.monotonic() - begin < 1.0
     assert (process.returncode, err) == (130, f"interrupted: 0 of {count} clips done\n")
 
 
