@@ -264,14 +264,15 @@ def _name_value_axes(spec: GraphSpec, item: InputSpec | OutputSpec, value: onnx.
 
 
 def _used_weights(program: torch.export.ExportedProgram) -> dict[str, torch.Tensor]:
+    # Inputs, weights among them, are nodes with the operation "placeholder" in torch.fx's graphs.
     signature = program.graph_signature
     targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
     state = program.state_dict
     constants = program.constants
     used = {}
-    for placeholder, target in targets.items():
+    for name, target in targets.items():
         tensor = state.get(target, constants.get(target))
-        if placeholder in read and tensor is not None:
+        if name in read and tensor is not None:
             used[target] = tensor
     return used

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import sys
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from taemi_runtime.asr.listener import Listener
 from taemi_runtime.attention import require_attention
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.contract import FUSION
+from taemi_runtime.delivery import Order, Outcome, Scored, Tally, deliver
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import UsageError
@@ -22,21 +21,19 @@ from taemi_runtime.feature_files.keep import keeping
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.job_options import check_options
+from taemi_runtime.job_scorer import open_scorer, warn_of_model, warn_of_texts
 from taemi_runtime.limits import DecodeLimits
-from taemi_runtime.loading import open_model
 from taemi_runtime.many import score_all
-from taemi_runtime.output import finished_first, require_writable
+from taemi_runtime.output import require_writable, use_utf8
 from taemi_runtime.over_time.options import OverTime
-from taemi_runtime.parallel import Order, Request, Scored
+from taemi_runtime.parallel import Request
 from taemi_runtime.pipeline import ClipScorer
-from taemi_runtime.results import ClipFailure, ClipResult
+from taemi_runtime.results import ClipFailure
 from taemi_runtime.resume import Settings, sort_lines, take_up
 from taemi_runtime.scale import Scale, choose_scale
 from taemi_runtime.shards import fold_shards
 from taemi_runtime.transcripts import Transcripts
 from taemi_runtime.writers import FORMATS, open_writer
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,25 +91,6 @@ class Job:
     ray: str | None = None
 
 
-class _Tally:
-    """Counts clips."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.done = 0
-        self.before = 0
-        self.failed = 0
-        self.interrupted = False
-
-    def describe(self) -> str:
-        parts = [f"{self.done} clip{'s' * (self.done != 1)}"]
-        if self.before:
-            parts.append(f"{self.before} of them done before")
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        return ", ".join(parts)
-
-
 def run_job(job: Job) -> int:
     """Do a job.
 
@@ -144,12 +122,12 @@ def run_job(job: Job) -> int:
     if job.out is not None:
         require_writable(job.out)
     step = Step("taemi-infer")
-    tally = _Tally(len(clips))
+    tally = Tally(len(clips))
     try:
         if job.ray is not None:
             from taemi_runtime.cluster.job import score_clips
 
-            score_clips(job, job.ray, clips, texts, tally, finished_first)
+            score_clips(job, job.ray, clips, texts, tally)
         else:
             _score_clips(job, clips, texts, tally)
     except KeyboardInterrupt:
@@ -162,66 +140,61 @@ def run_job(job: Job) -> int:
     return 1 if tally.failed else 0
 
 
-def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: _Tally) -> None:
+def _score_clips(job: Job, clips: list[ClipInput], texts: Transcripts, tally: Tally) -> None:
     with contextlib.ExitStack() as stack:
         wanted = [clip for clip in clips if not clip.error]
         scale = _choose_scale(job, len(wanted))
         scorer = None
         # With nothing to score there is nothing to load.
         if wanted:
-            scorer = stack.enter_context(_open(job, scale, wanted, texts))
+            options = replace(job.options, threads=scale.threads)
+            opened, needs_text = open_scorer(job, wanted, texts, options)
+            scorer = stack.enter_context(opened)
+            if not scale.workers and len(wanted) > 1:
+                # So that a damaged file is found before the first clip. With workers engines are opened while
+                # these start, and for a single clip while it is decoded.
+                scorer.try_prepare(text=needs_text)
+            warn_of_texts(job, sum(not texts.has(clip.path) for clip in wanted), len(wanted))
+            warn_of_model(job, untrained=scorer.untrained, faces_differ=scorer.faces_differ)
             if job.attention:
                 require_attention(scorer.model.manifest.graphs[FUSION], job.engine)
                 scorer.with_attention = True
             stack.enter_context(keeping(scorer, job.save_features))
-        if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
-            # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
-            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        if job.out is None:
+            use_utf8(sys.stdout)
         settings = None
         if scorer is not None and FORMATS[job.format].appends:
             listens = any(not texts.has(clip.path) for clip in wanted)
             settings = Settings.of(scorer, listens=listens)
-        todo = list(enumerate(clips))
+        pending = list(enumerate(clips))
         if job.resume and job.out is not None and settings is not None:
             # Of a run with --ray that was killed.
             fold_shards(job.out)
-            todo = take_up(job.out, settings, clips, texts)
-            tally.done = tally.before = len(clips) - len(todo)
+            pending = take_up(job.out, settings, clips, texts)
+            tally.done = tally.before = len(clips) - len(pending)
         labels = scorer.labels if scorer is not None else EMOTIONS
         writer = stack.enter_context(open_writer(job.format, job.out, labels, len(clips), append=job.resume))
         # Lines that appear on a terminal one by one are a progress display of their own.
         streaming = job.out is None and FORMATS[job.format].streams and sys.stdout.isatty()
         tick = stack.enter_context(progress(quiet=job.quiet or streaming or len(clips) == 1))
-        # A table on stdout shows the errors where people look anyway.
-        say_errors = job.out is not None or job.format != "table"
 
-        def write(scored: Scored) -> None:
-            outcome = scored.outcome
-            if settings is not None and isinstance(outcome, ClipResult) and scored.said is not None:
-                outcome = replace(outcome, key=settings.key(scored.digest, scored.said))
-            with finished_first():
-                writer.add(scored.index, outcome)
-                tally.done += 1
-                tally.failed += isinstance(outcome, ClipFailure)
-            if say_errors and isinstance(outcome, ClipFailure):
-                say(f"error: {outcome.message}")
-            tick("scoring clips", tally.done, len(clips))
+        def mark(scored: Scored) -> Outcome:
+            if settings is None or isinstance(scored.outcome, ClipFailure) or scored.said is None:
+                return scored.outcome
+            return replace(scored.outcome, key=settings.key(scored.digest, scored.said))
 
-        order = Order(index for index, _ in todo)
         as_they_come = FORMATS[job.format].appends and not job.ordered
-        try:
-            with contextlib.closing(
-                _outcomes(job, scorer, todo, texts, scale, settings is not None)
-            ) as found:
-                tick("scoring clips", tally.done, len(clips))
-                for scored in found:
-                    for ready in [scored] if as_they_come else order.take(scored):
-                        write(ready)
-        except KeyboardInterrupt:
-            # Caught inside the writer's block, so that what was done is still written.
-            tally.interrupted = True
-            for ready in order.rest():
-                write(ready)
+        found = _outcomes(job, scorer, pending, texts, scale, settings is not None)
+        deliver(
+            stack.enter_context(contextlib.closing(found)),
+            writer,
+            tally,
+            order=None if as_they_come else Order(index for index, _ in pending),
+            tick=partial(tick, "scoring clips"),
+            # A table on stdout shows the errors where people look anyway.
+            say_errors=job.out is not None or job.format != "table",
+            mark=mark,
+        )
     if job.ordered and tally.before and job.out is not None and not tally.interrupted:
         sort_lines(job.out)
 
@@ -236,7 +209,7 @@ def _choose_scale(job: Job, clips: int) -> Scale:
 def _outcomes(
     job: Job,
     scorer: ClipScorer | None,
-    todo: list[tuple[int, ClipInput]],
+    pending: list[tuple[int, ClipInput]],
     texts: Transcripts,
     scale: Scale,
     digests: bool,
@@ -247,54 +220,18 @@ def _outcomes(
         return Scored(index, ClipFailure(str(clip.path), clip.error))
 
     if scorer is None or not scale.workers:
-        for index, clip in todo:
+        for index, clip in pending:
             if scorer is None or clip.error:
                 yield nowhere(index, clip)
             else:
                 request = Request(index, clip.path, texts.read)
-                yield from score_all(scorer, [request], scale, digests=digests, strict=len(todo) == 1)
+                yield from score_all(scorer, [request], scale, digests=digests, strict=len(pending) == 1)
         return
-    yield from (nowhere(index, clip) for index, clip in todo if clip.error)
-    requests = [Request(index, clip.path, texts.read) for index, clip in todo if not clip.error]
+    yield from (nowhere(index, clip) for index, clip in pending if clip.error)
+    requests = [Request(index, clip.path, texts.read) for index, clip in pending if not clip.error]
     if not requests:
         return
     with_text = job.transcript is not None or job.transcripts is not None
     text = with_text or scorer.listener.prepare()
     with contextlib.closing(score_all(scorer, requests, scale, text=text, digests=digests)) as found:
         yield from found
-
-
-def _open(job: Job, scale: Scale, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
-    listener = Listener(
-        job.asr, seconds=job.asr_seconds, device=job.options.device, threads=job.options.threads
-    )
-    wanted = [clip.path for clip in clips]
-    with_text = sum(map(texts.has, wanted))
-    # What was asked for must work, whether a clip turns out to need it or not.
-    listens = (listener.is_explicit or with_text < len(wanted)) and listener.prepare()
-    options = replace(job.options, threads=scale.threads)
-    model = open_model(job.engine, bundle=job.bundle, options=options)
-    scorer = ClipScorer(
-        model,
-        max_fps=job.max_fps,
-        faces=job.faces,
-        clip_scores=job.clip_scores,
-        listener=listener,
-        limits=job.limits,
-    )
-    if not scale.workers and len(clips) > 1:
-        # So that a damaged file is found before the first clip. With workers engines are opened while these
-        # start, and for a single clip while it is decoded.
-        scorer.try_prepare(text=with_text > 0 or listens)
-    if job.transcripts is not None and with_text < len(wanted):
-        _log.warning(
-            "%d of %d clips have no transcript in %s (NAME.txt, .vtt or .srt)",
-            len(wanted) - with_text,
-            len(wanted),
-            job.transcripts,
-        )
-    if scorer.faces_differ:
-        _log.warning("%s", scorer.faces_differ)
-    if scorer.untrained:
-        _log.warning("%s is untrained: its scores mean nothing", job.engine)
-    return scorer

@@ -9,8 +9,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taemi_runtime.delivery import Order, Scored
 from taemi_runtime.errors import UsageError
-from taemi_runtime.parallel import Order, Request, Scored, score_parallel
+from taemi_runtime.parallel import Request, score_parallel
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.resume import clip_digest
 from taemi_runtime.scale import Scale

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from taemi_runtime.errors import UsageError
 
@@ -47,3 +49,12 @@ def require_writable(out: Path) -> None:
         raise UsageError(
             f"cannot write {out}", error.strerror or str(error), "Name a file in a folder that can be written"
         ) from error
+
+
+def use_utf8(stream: TextIO) -> None:
+    """Let a standard stream take every name.
+
+    JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")

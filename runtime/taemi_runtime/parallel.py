@@ -6,7 +6,6 @@ requests -> decode workers (processes) -> batches -> scoring lanes (threads) -> 
 from __future__ import annotations
 
 import atexit
-import itertools
 import os
 import queue
 import threading
@@ -16,14 +15,13 @@ from pathlib import Path
 
 from taemi_runtime.batching import DecodedClip
 from taemi_runtime.contract import FUSION
+from taemi_runtime.delivery import Scored
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.pool import DecodePool, Read, Task
-from taemi_runtime.results import ClipFailure, ClipResult
+from taemi_runtime.results import ClipFailure
 from taemi_runtime.scale import Scale
 from taemi_runtime.threads import end_threads
 from taemi_runtime.transcripts import Transcript
-
-Outcome = ClipResult | ClipFailure
 
 # How long threads are waited for when a run is cut off.
 _PATIENCE_S = 0.3
@@ -44,23 +42,6 @@ class Request:
     index: int
     path: str | os.PathLike[str]
     transcribe: Callable[[Path], Transcript]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What became of a request.
-
-    Args:
-        index: Its place among the inputs.
-        outcome: Its scores or its failure.
-        digest: The SHA-256 of the clip's bytes, where digests were asked for.
-        said: Its transcript before anybody listened to it.
-    """
-
-    index: int
-    outcome: Outcome
-    digest: str = ""
-    said: Transcript | None = None
 
 
 def score_parallel(
@@ -215,28 +196,3 @@ class _Run:
             # Nothing of the outcome lies in the clip's memory.
             read.release()
             yield Scored(read.task.index, outcome, read.digest, read.task.context[1])
-
-
-class Order:
-    """Holds outcomes back until all before them are there.
-
-    Args:
-        indices: The places to come, in order; 0, 1, 2 and so on when ``None``.
-    """
-
-    def __init__(self, indices: Iterable[int] | None = None) -> None:
-        self._coming = iter(itertools.count() if indices is None else indices)
-        self._next = next(self._coming, None)
-        self._waiting: dict[int | None, Scored] = {}
-
-    def take(self, scored: Scored) -> Iterator[Scored]:
-        """Take an outcome, and yield those whose turn has come."""
-        self._waiting[scored.index] = scored
-        while self._next in self._waiting:
-            yield self._waiting.pop(self._next)
-            self._next = next(self._coming, None)
-
-    def rest(self) -> Iterator[Scored]:
-        """Yield what still waits, in order, as where a run was cut off."""
-        waiting, self._waiting = self._waiting, {}
-        yield from sorted(waiting.values(), key=lambda scored: scored.index)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import taemi_runtime
-from taemi_runtime import cli, job
+from taemi_runtime import cli, job_scorer
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.pipeline import ClipScorer
 
@@ -336,7 +336,7 @@ def test_options_that_do_not_parse_have_exit_code_2(infer, bundle, clips, argume
 
 
 def test_an_unwritable_output_is_refused_before_the_work(infer, bundle, clips, monkeypatch, tmp_path):
-    monkeypatch.setattr(job, "open_model", lambda *_, **__: pytest.fail("the model was opened"))
+    monkeypatch.setattr(job_scorer, "open_model", lambda *_, **__: pytest.fail("the model was opened"))
     code, _, err = infer(clips.both, "--engine", bundle.folder, "--out", tmp_path)
     assert code == 2
     assert f"cannot write {tmp_path}" in err

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from taemi_runtime import cli, job
-from taemi_runtime.parallel import Scored
+from taemi_runtime.delivery import Scored
 from tests.runtime.tiny_clips import make_clip
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from taemi_runtime import load, pool
+from taemi_runtime.delivery import Order, Scored
 from taemi_runtime.errors import BundleError, EngineError, UsageError
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.messages import Layout, open_memory
-from taemi_runtime.parallel import Order, Request, Scored, score_parallel
+from taemi_runtime.parallel import Request, score_parallel
 from taemi_runtime.pool import DecodePool, Task
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.scale import Scale, choose_scale

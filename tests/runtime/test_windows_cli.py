@@ -213,7 +213,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=[message[:30] for _, message in REFUSALS])
 def test_wrong_arguments_are_refused_before_the_work(infer, bundle, clips, monkeypatch, arguments, message):
-    monkeypatch.setattr("taemi_runtime.over_time.run.open_model", None)
+    monkeypatch.setattr("taemi_runtime.job_scorer.open_model", None)
     code, out, err = infer(clips.both, "--engine", bundle.folder, *arguments)
     assert (code, out, err) == (2, "", f"error: {message.replace('CLIP', str(clips.both))}\n")
 
@@ -226,7 +226,7 @@ def test_wrong_arguments_are_refused_before_the_work(infer, bundle, clips, monke
     ],
 )
 def test_wrong_live_arguments_are_refused_before_the_work(infer, bundle, monkeypatch, arguments, message):
-    monkeypatch.setattr("taemi_runtime.over_time.run.open_model", None)
+    monkeypatch.setattr("taemi_runtime.job_scorer.open_model", None)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     code, out, err = infer("--engine", bundle.folder, *arguments)
     assert (code, out) == (2, "")
@@ -249,7 +249,7 @@ def test_a_source_that_cannot_be_opened_is_a_failure_row(infer, quick):
 
 
 def test_a_source_that_cannot_be_one_is_refused_before_the_work(infer, bundle, monkeypatch):
-    monkeypatch.setattr("taemi_runtime.over_time.run.open_model", None)
+    monkeypatch.setattr("taemi_runtime.job_scorer.open_model", None)
     code, out, err = infer("--live", "nowhere.mp4", "--engine", bundle.folder)
     assert (code, out) == (1, "")
     assert err.startswith(
@@ -258,7 +258,7 @@ def test_a_source_that_cannot_be_one_is_refused_before_the_work(infer, bundle, m
 
 
 def test_with_nothing_to_score_nothing_is_loaded(infer, bundle, monkeypatch):
-    monkeypatch.setattr("taemi_runtime.over_time.run.open_model", None)
+    monkeypatch.setattr("taemi_runtime.job_scorer.open_model", None)
     code, out, err = infer("nowhere.mp4", "--engine", bundle.folder, "--hop", 2, "--format", "json")
     assert code == 1
     assert json.loads(out) == [{"clip": "nowhere.mp4", "error": "there is no such file or folder"}]

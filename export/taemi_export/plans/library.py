@@ -93,7 +93,7 @@ def open_library(choice: Choice) -> Library:
     """Import a library.
 
     Raises:
-        MissingExtraError: It is not installed, is only a placeholder, does not import, or is too old; the
+        MissingExtraError: It is not installed, is an empty shell, does not import, or is too old; the
             fix says how to install it.
     """
     name = _MODULES[choice]
@@ -105,7 +105,7 @@ def open_library(choice: Choice) -> Library:
     try:
         module = import_module(name)
         version = str(module.__version__)
-        module.Builder  # noqa: B018 -- the placeholder from the public index imports and has nothing
+        module.Builder  # noqa: B018 -- the shell on the public index imports and has nothing
     except Exception as error:
         # The package on the public index is a shell; what pip then fails to fetch are the libraries.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from taemi_runtime.asr.listener import Listener
 from taemi_runtime.batching import DecodedClip
 from taemi_runtime.cluster.flow import ask_one, run_stages
 from taemi_runtime.cluster.preflight import Needs, check_nodes
@@ -18,7 +17,7 @@ from taemi_runtime.cluster.session import open_cluster
 from taemi_runtime.cluster.shares import deal_out
 from taemi_runtime.cluster.stages import Source
 from taemi_runtime.decoding import ClipDecoder
-from taemi_runtime.loading import open_model
+from taemi_runtime.job_scorer import make_listener, make_scorer
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.resume import Key, Settings, clip_digest
@@ -88,18 +87,7 @@ class ScorerRecipe:
             )
 
     def _scorer(self) -> ClipScorer:
-        job = self.job
-        listener = Listener(
-            job.asr, seconds=job.asr_seconds, device=job.options.device, threads=job.options.threads
-        )
-        return ClipScorer(
-            open_model(job.engine, bundle=job.bundle, options=job.options),
-            max_fps=job.max_fps,
-            faces=job.faces,
-            clip_scores=job.clip_scores,
-            listener=listener,
-            limits=job.limits,
-        )
+        return make_scorer(self.job, make_listener(self.job), self.job.options)
 
 
 @dataclass(frozen=True)

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from taemi_runtime.console import Step, progress, say
+from taemi_runtime.delivery import Order, Scored, Tally, deliver
 from taemi_runtime.feature_files.find import Features
 from taemi_runtime.feature_files.resuming import Keys
 from taemi_runtime.feature_files.scorer import FeatureScorer
 from taemi_runtime.job_options import check_options
-from taemi_runtime.output import finished_first, require_writable
-from taemi_runtime.results import ClipFailure
+from taemi_runtime.job_scorer import warn_of_model
+from taemi_runtime.output import require_writable, use_utf8
 from taemi_runtime.resume import sort_lines
-from taemi_runtime.writers import FORMATS, Outcome, Writer, open_writer
+from taemi_runtime.writers import FORMATS, open_writer
 
 if TYPE_CHECKING:
     from taemi_runtime.job import Job
-
-
-@dataclass
-class _Counts:
-    """Counts clips."""
-
-    all: int
-    done: int = 0
-    failed: int = 0
 
 
 def run_features(job: Job, features: Features) -> int:
@@ -50,20 +40,20 @@ def run_features(job: Job, features: Features) -> int:
     if job.out is not None:
         require_writable(job.out)
     step = Step("taemi-infer")
-    counts = _Counts(len(features.inputs))
+    tally = Tally(len(features.inputs))
     try:
-        _score(job, features, counts)
+        _score(job, features, tally)
     except KeyboardInterrupt:
-        say(f"interrupted: {counts.done} of {counts.all} clips done")
+        tally.interrupted = True
+    if tally.interrupted:
+        say(f"interrupted: {tally.done} of {tally.count} clips done")
         return 130
-    if job.out is not None or counts.all > 1:
-        clips = f"{counts.done} clip{'s' * (counts.done != 1)}"
-        detail = f"{clips}, {counts.failed} failed" if counts.failed else clips
-        say(step.done(job.out, detail), quiet=job.quiet)
-    return 1 if counts.failed else 0
+    if job.out is not None or tally.count > 1:
+        say(step.done(job.out, tally.describe()), quiet=job.quiet)
+    return 1 if tally.failed else 0
 
 
-def _score(job: Job, features: Features, counts: _Counts) -> None:
+def _score(job: Job, features: Features, tally: Tally) -> None:
     with contextlib.ExitStack() as stack:
         scorer = stack.enter_context(
             FeatureScorer(
@@ -75,78 +65,32 @@ def _score(job: Job, features: Features, counts: _Counts) -> None:
                 attention=job.attention,
             )
         )
-        if scorer.untrained:
-            say(f"warning: {job.engine} is untrained: its scores mean nothing")
-        if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
-            # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
-            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        warn_of_model(job, untrained=scorer.untrained)
+        if job.out is None:
+            use_utf8(sys.stdout)
         kind = FORMATS[job.format]
         keys = Keys.of(scorer, job, features) if kind.appends else None
         skip: frozenset[int] = frozenset()
         if job.resume and job.out is not None and keys is not None:
             skip = keys.take_up(job.out)
-            counts.done = len(skip)
+            tally.done = tally.before = len(skip)
         outcomes = stack.enter_context(contextlib.closing(scorer.score_found(features, skip=skip)))
         writer = stack.enter_context(
-            open_writer(job.format, job.out, scorer.labels, counts.all, append=job.resume)
+            open_writer(job.format, job.out, scorer.labels, tally.count, append=job.resume)
         )
         streaming = job.out is None and kind.streams and sys.stdout.isatty()
-        tick = stack.enter_context(progress(quiet=job.quiet or streaming or counts.all == 1))
+        tick = stack.enter_context(progress(quiet=job.quiet or streaming or tally.count == 1))
         # JSON lines say themselves which clip they are of; everything else is read in order.
         in_order = job.ordered or not kind.appends
-        order = _Order(place for place in range(counts.all) if place not in skip)
-        say_errors = job.out is not None or job.format != "table"
-
-        def write(index: int, outcome: Outcome) -> None:
-            marked = keys.mark(index, outcome) if keys else outcome
-            _write(writer, index, marked, counts, say_errors=say_errors)
-            tick("scoring features", counts.done, counts.all)
-
-        interrupted = False
-        try:
-            for index, outcome in outcomes:
-                for ready in order.take(index, outcome) if in_order else [(index, outcome)]:
-                    write(*ready)
-        except KeyboardInterrupt:
-            # Caught inside the writer's block, so that what was done is still written.
-            interrupted = True
-            for ready in order.rest():
-                write(*ready)
-    if interrupted:
-        raise KeyboardInterrupt
-    if job.ordered and skip and job.out is not None:
+        order = Order(place for place in range(tally.count) if place not in skip) if in_order else None
+        deliver(
+            (Scored(index, outcome) for index, outcome in outcomes),
+            writer,
+            tally,
+            order=order,
+            tick=partial(tick, "scoring features"),
+            say_errors=job.out is not None or job.format != "table",
+            mark=(lambda scored: keys.mark(scored.index, scored.outcome)) if keys else None,
+        )
+    if job.ordered and skip and job.out is not None and not tally.interrupted:
         sort_lines(job.out)
-
-
-def _write(writer: Writer, index: int, outcome: Outcome, counts: _Counts, *, say_errors: bool) -> None:
-    with finished_first():
-        writer.add(index, outcome)
-        counts.done += 1
-        if isinstance(outcome, ClipFailure):
-            counts.failed += 1
-            if say_errors:
-                say(f"error: {outcome.message}")
-
-
-class _Order:
-    """Puts outcomes into the order of their places; those that come early wait, at most a window of batches.
-
-    Args:
-        places: The places that will come, in order.
-    """
-
-    def __init__(self, places: Iterable[int]) -> None:
-        self._ahead = iter(places)
-        self._expected = next(self._ahead, -1)
-        self._waiting: dict[int, Outcome] = {}
-
-    def take(self, index: int, outcome: Outcome) -> Iterator[tuple[int, Outcome]]:
-        """Take an outcome, and yield those whose turn it is."""
-        self._waiting[index] = outcome
-        while self._expected in self._waiting:
-            yield self._expected, self._waiting.pop(self._expected)
-            self._expected = next(self._ahead, -1)
-
-    def rest(self) -> list[tuple[int, Outcome]]:
-        """Return those that wait for one that will not come."""
-        return sorted(self._waiting.items())

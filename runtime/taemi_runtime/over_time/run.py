@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import sys
@@ -11,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from taemi_runtime.asr.listener import Listener
 from taemi_runtime.console import Step, Tick, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.inputs import ClipInput, expand
 from taemi_runtime.job import Job
-from taemi_runtime.loading import open_model
-from taemi_runtime.output import finished_first, require_writable
+from taemi_runtime.job_scorer import open_scorer, warn_of_model, warn_of_texts
+from taemi_runtime.output import finished_first, require_writable, use_utf8
 from taemi_runtime.over_time.checks import check, check_one_clip
 from taemi_runtime.over_time.live import open_live
 from taemi_runtime.over_time.options import OverTime
@@ -96,14 +94,17 @@ def run_over_time(job: Job, asked: OverTime) -> int:
     with contextlib.ExitStack() as stack:
         scorer = None
         # With nothing to score there is nothing to load.
-        if any(not clip.error for clip in clips):
-            scorer = stack.enter_context(_open(job, clips, texts))
+        if wanted := [clip for clip in clips if not clip.error]:
+            opened, needs_text = open_scorer(job, wanted, texts, job.options)
+            scorer = stack.enter_context(opened)
+            scorer.prepare(text=needs_text)
+            warn_of_texts(job, sum(not texts.has(clip.path) for clip in wanted), len(wanted))
+            warn_of_model(job, untrained=scorer.untrained, faces_differ=scorer.faces_differ)
             _tell_distance(hop_s, scorer)
         labels = scorer.labels if scorer is not None else EMOTIONS
         timeline = Timeline(asked.plot, labels) if asked.plot is not None else None
-        if job.out is None and isinstance(sys.stdout, io.TextIOWrapper):
-            # JSON is UTF-8 whatever the locale; names that are no text at all are escaped.
-            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        if job.out is None:
+            use_utf8(sys.stdout)
         # Rows that appear on a terminal one by one are a progress display of their own.
         quiet = job.quiet or asked.live is not None or (job.out is None and sys.stdout.isatty())
         with open_rows(job.format, job.out, labels) as rows, progress(quiet=quiet) as tick:
@@ -134,35 +135,6 @@ def run_over_time(job: Job, asked: OverTime) -> int:
             return _INTERRUPTED
     say(step.done(job.out, run.describe()), quiet=job.quiet)
     return 1 if run.failed else 0
-
-
-def _open(job: Job, clips: list[ClipInput], texts: Transcripts) -> ClipScorer:
-    """Open the model, and the recogniser where windows need it."""
-    listener = Listener(job.asr, device=job.options.device, threads=job.options.threads)
-    wanted = [clip.path for clip in clips if not clip.error]
-    with_text = sum(map(texts.has, wanted))
-    listens = (listener.is_explicit or with_text < len(wanted)) and listener.prepare()
-    scorer = ClipScorer(
-        open_model(job.engine, bundle=job.bundle, options=job.options),
-        max_fps=job.max_fps,
-        faces=job.faces,
-        clip_scores=job.clip_scores,
-        listener=listener,
-        limits=job.limits,
-    )
-    scorer.prepare(text=with_text > 0 or listens)
-    if job.transcripts is not None and with_text < len(wanted):
-        _log.warning(
-            "%d of %d clips have no transcript in %s (NAME.txt, .vtt or .srt)",
-            len(wanted) - with_text,
-            len(wanted),
-            job.transcripts,
-        )
-    if scorer.faces_differ:
-        _log.warning("%s", scorer.faces_differ)
-    if scorer.untrained:
-        _log.warning("%s is untrained: its scores mean nothing", job.engine)
-    return scorer
 
 
 def _tell_distance(hop_s: float, scorer: ClipScorer) -> None:
