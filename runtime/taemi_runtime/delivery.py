@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from taemi_runtime.console import say
-from taemi_runtime.output import finished_first
+from taemi_runtime.interrupts import finished_first
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.transcripts import Transcript
 

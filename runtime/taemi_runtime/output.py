@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import signal
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from taemi_runtime.errors import UsageError
-
-
-@contextlib.contextmanager
-def finished_first() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done, so that no line is torn or counted wrongly."""
-    caught: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
-    except ValueError:  # not the main thread, the only one that signals interrupt
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if caught:
-        raise KeyboardInterrupt
 
 
 def require_writable(out: Path) -> None:

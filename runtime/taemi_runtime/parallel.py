@@ -16,6 +16,7 @@ from pathlib import Path
 from taemi_runtime.batching import DecodedClip
 from taemi_runtime.contract import FUSION
 from taemi_runtime.delivery import Scored
+from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.pool import DecodePool, Read, Task
 from taemi_runtime.results import ClipFailure
@@ -25,8 +26,6 @@ from taemi_runtime.transcripts import Transcript
 
 # How long threads are waited for when a run is cut off.
 _PATIENCE_S = 0.3
-# How often a wait looks whether Ctrl-C was pressed, where the platform does not interrupt it.
-_LOOK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,12 @@ class _Run:
         )
         # Who leaves without reading on must not take engines away under a lane.
         atexit.register(self.close)
-        for lane in self._lanes:
-            lane.start()
+        start_all(self._lanes)
 
     def outcomes(self) -> Iterator[Scored]:
         running = len(self._lanes)
         while running:
-            try:
-                found = self._finished.get(timeout=_LOOK_S)
-            except queue.Empty:
-                continue
+            found = next_of(self._finished)
             if isinstance(found, Exception):
                 raise found
             if found is None:

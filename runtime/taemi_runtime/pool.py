@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.errors import EngineError, TaemiError
+from taemi_runtime.interrupts import start_all
 from taemi_runtime.media import Clip
 from taemi_runtime.messages import Closed, Layout, Packed, open_memory, unpack
 from taemi_runtime.opening import refusal
@@ -115,8 +116,7 @@ class DecodePool:
             threading.Thread(target=self._drive, args=(number,), name=f"taemi-decode-{number}", daemon=True)
             for number in range(workers)
         ]
-        for thread in self._threads:
-            thread.start()
+        start_all(self._threads)
 
     @property
     def pids(self) -> list[int]:

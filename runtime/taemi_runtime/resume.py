@@ -17,12 +17,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taemi_runtime.atomic import write_bytes
+from taemi_runtime.crew import map_all
 from taemi_runtime.errors import TaemiError, UsageError
 from taemi_runtime.host import usable_cores
 from taemi_runtime.inputs import ClipInput
@@ -241,8 +241,7 @@ def take_up(
     lines: list[Line | None] = [None] * len(clips)
     if done.lines:
         # Digests are computed outside the interpreter's lock.
-        with ThreadPoolExecutor(usable_cores()) as threads:
-            lines = list(threads.map(find, clips))
+        lines = map_all(find, clips, usable_cores(), "digest")
     names = {str(clip.path) for clip in clips}
     used = {id(line) for line in lines}
     others = [line for line in done.lines if id(line) not in used and line["clip"] not in names]

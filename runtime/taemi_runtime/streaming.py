@@ -25,6 +25,7 @@ from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
 from taemi_runtime.encoding import FRAMES_A_CALL, ClipFeatures, Encoded, in_calls, is_said
 from taemi_runtime.host import runs_on_cpu
+from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.media import Clip
 from taemi_runtime.sound import AudioTrack, silence_bad_samples
 from taemi_runtime.spec import Array
@@ -35,8 +36,6 @@ from taemi_runtime.transcripts import Transcript
 if TYPE_CHECKING:
     from taemi_runtime.pipeline import ClipScorer
 
-# How often the caller's thread looks up, where the platform does not interrupt a wait for Ctrl-C.
-_LOOK_S = 0.2
 # How long threads are waited for when a clip is given up: one that opens an engine cannot be hurried.
 _PATIENCE_S = 0.3
 
@@ -121,17 +120,14 @@ class _Stream:
         # No daemon: a process that ends while a library opens an engine would abort.
         thread = threading.Thread(target=run, name=f"taemi-{stage}")
         self._threads[stage] = thread
-        thread.start()
+        start_all([thread])
 
     def _wait(self) -> None:
         """Wait for every stage; the first error ends all of them."""
         ended = 0
         # Decoding starts further stages, and ends after they have started.
         while ended < len(self._threads):
-            try:
-                _, error = self._ended.get(timeout=_LOOK_S)
-            except queue.Empty:
-                continue
+            _, error = next_of(self._ended)
             ended += 1
             if error is not None:
                 raise error

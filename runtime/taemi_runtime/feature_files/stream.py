@@ -16,14 +16,15 @@ import resource
 import threading
 import time
 from collections.abc import Generator, Iterable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 
 from taemi_runtime.contract import SCORES
+from taemi_runtime.crew import Crew
 from taemi_runtime.engine import Engine
 from taemi_runtime.errors import EngineError, TaemiError, UsageError
 from taemi_runtime.feature_files.done import Done, Scored
@@ -130,22 +131,18 @@ class FeatureStream:
         for _ in range(self._threads):
             slots.put(Slot(self.wanted, halves))
         stop = threading.Event()
-        executor = ThreadPoolExecutor(self._threads, thread_name_prefix="features")
-        under_way: set[Future[list[Done]]] = set()
-        try:
-            while True:
-                # One more than there are threads, so that none waits for this one.
-                for part in itertools.islice(plan, self._threads + 1 - len(under_way)):
-                    under_way.add(executor.submit(self._score_batch, part, slots, stop))
-                if not under_way:
-                    return
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield from future.result()
-        finally:
-            # Ctrl-C, or a caller that wants no more: what is being computed ends, nothing new begins.
-            stop.set()
-            executor.shutdown(wait=True, cancel_futures=True)
+        with Crew[list[Done]](self._threads, "features") as crew:
+            try:
+                while True:
+                    # One more than there are threads, so that none waits for this one.
+                    for part in itertools.islice(plan, self._threads + 1 - crew.pending):
+                        crew.give(partial(self._score_batch, part, slots, stop))
+                    if not crew.pending:
+                        return
+                    yield from crew.take()
+            finally:
+                # Ctrl-C, or a caller that wants no more: what is being computed ends, nothing new begins.
+                stop.set()
 
     def _score_batch(
         self, part: Sequence[Indexed], slots: SimpleQueue[Slot], stop: threading.Event

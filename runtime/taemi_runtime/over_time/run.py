@@ -13,9 +13,10 @@ from typing import NoReturn
 from taemi_runtime.console import Step, Tick, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.inputs import ClipInput, expand
+from taemi_runtime.interrupts import finished_first
 from taemi_runtime.job import Job
 from taemi_runtime.job_scorer import open_scorer, warn_of_model, warn_of_texts
-from taemi_runtime.output import finished_first, require_writable, use_utf8
+from taemi_runtime.output import require_writable, use_utf8
 from taemi_runtime.over_time.checks import check, check_one_clip
 from taemi_runtime.over_time.live import open_live
 from taemi_runtime.over_time.options import OverTime

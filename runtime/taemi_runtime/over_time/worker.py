@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 
+from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.over_time.results import WindowResult
 from taemi_runtime.over_time.session import Session
 
@@ -23,14 +24,18 @@ class Worker:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._results: queue.Queue[WindowResult | Exception | None] = queue.Queue(_MOST_WAITING)
+        self._results: queue.SimpleQueue[WindowResult | Exception | None] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(_MOST_WAITING):
+            self._room.put(None)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="taemi-windows", daemon=True)
 
     def __iter__(self) -> Iterator[WindowResult | Exception]:
         """Yield the session's results, and last of all the error that ended it, if one did."""
-        self._thread.start()
-        while (found := self._results.get()) is not None:
+        start_all([self._thread])
+        while (found := next_of(self._results)) is not None:
+            self._room.put(None)
             yield found
 
     def stop(self, patience_s: float | None = None) -> bool:
@@ -58,8 +63,9 @@ class Worker:
     def _put(self, item: WindowResult | Exception | None) -> bool:
         while not self._stop.is_set():
             try:
-                self._results.put(item, timeout=_POLL_S)
-            except queue.Full:
+                self._room.get(timeout=_POLL_S)
+            except queue.Empty:
                 continue
+            self._results.put(item)
             return True
         return False
