@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from taemi_runtime import cli, load
+from taemi_runtime import load
 from taemi_runtime.asr import recogniser as base
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.asr.recogniser import Segment
@@ -65,19 +65,6 @@ def site(tmp_path, monkeypatch):
         return folder
 
     return make
-
-
-@pytest.fixture
-def infer(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["taemi-infer", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

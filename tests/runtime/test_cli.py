@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import taemi_runtime
-from taemi_runtime import cli, job_scorer
+from taemi_runtime import job_scorer
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.pipeline import ClipScorer
 
@@ -27,21 +27,6 @@ BROKEN = (
     "its content is no audio or video that is known here (Invalid data found when processing input). "
     "Give a video or audio file, such as mp4, mkv, webm, mov, wav or mp3"
 )
-
-
-@pytest.fixture
-def infer(monkeypatch, capsys):
-    """Run the console script in this process and return (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["taemi-infer", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import json
 import logging
 import re
 import shutil
-import sys
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from taemi_runtime import cli
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import BundleError, DeviceError, EngineError
 from taemi_runtime.host import cuda_driver
@@ -44,19 +42,6 @@ def planned(make_bundle):
     for graph in GRAPHS:
         add_plan(made, graph)
     return made
-
-
-@pytest.fixture
-def infer(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["taemi-infer", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 def scores(out):

@@ -263,14 +263,18 @@ def test_reading_can_be_watched_and_ended(clips, bundle):
         read_clip(clips.both, bundle.preprocessing, watch=stop)
 
 
-def test_eight_threads_on_one_model_give_the_scores_of_each_alone(scorer, clips, long):
-    work = [
+def mixed_work(clips, long):
+    return [
         (clips.both, SAID),
         (clips.second, None),
         (clips.sound, "won"),
         (clips.silent, "the"),
         (long, None),
     ]
+
+
+def test_eight_threads_on_one_model_give_the_scores_of_each_alone(scorer, clips, long):
+    work = mixed_work(clips, long)
     alone = [values(scorer.score(*item)) for item in work]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda index: values(scorer.score(*work[index % 5])), range(80)))
@@ -285,13 +289,7 @@ def resident_bytes():
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_eight_threads_for_a_minute_give_the_same_scores_and_take_no_more_memory(scorer, clips, long):
-    work = [
-        (clips.both, SAID),
-        (clips.second, None),
-        (clips.sound, "won"),
-        (clips.silent, "the"),
-        (long, None),
-    ]
+    work = mixed_work(clips, long)
     alone = [values(scorer.score(*item)) for item in work]
     end = time.monotonic() + 60
     wrong, sizes, counts = [], [], []

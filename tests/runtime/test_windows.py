@@ -124,36 +124,32 @@ def test_a_clip_shorter_than_a_window_is_one_window_with_the_clips_scores(scorer
     assert (result.start_s, result.end_s) == (0.0, pytest.approx(fresh.clip_seconds, abs=0.1))
 
 
-def test_every_frame_is_encoded_once(scorer, long, monkeypatch):
-    seen = 0
+@pytest.fixture
+def encoded(scorer, monkeypatch):
+    """How many frames each call of the vision encoder took."""
+    counts = []
     engine = scorer.model.engine("vision")
     run = type(engine).run
 
     def count(self, inputs, **options):
-        nonlocal seen
-        seen += len(inputs["pixels"]) if self is engine else 0
+        if self is engine:
+            counts.append(len(inputs["pixels"]))
         return run(self, inputs, **options)
 
     monkeypatch.setattr(type(engine), "run", count)
+    return counts
+
+
+def test_every_frame_is_encoded_once(scorer, long, encoded):
     results = list(scorer.predict_windows(long, hop=0.5))
     assert len(results) == 39
-    assert seen == SECONDS * FPS
+    assert sum(encoded) == SECONDS * FPS
 
 
-def test_frames_between_distant_windows_are_not_encoded(scorer, long, monkeypatch):
-    seen = 0
-    engine = scorer.model.engine("vision")
-    run = type(engine).run
-
-    def count(self, inputs, **options):
-        nonlocal seen
-        seen += len(inputs["pixels"]) if self is engine else 0
-        return run(self, inputs, **options)
-
-    monkeypatch.setattr(type(engine), "run", count)
+def test_frames_between_distant_windows_are_not_encoded(scorer, long, encoded):
     results = list(scorer.predict_windows(long, hop=15.0))
     assert [(result.start_s, result.end_s) for result in results] == [(0, 12), (15, 27), (30, 31)]
-    assert seen == (12 + 12 + 1) * FPS
+    assert sum(encoded) == (12 + 12 + 1) * FPS
 
 
 def test_a_window_takes_the_first_frames_of_it_as_a_clip_does(make_bundle, long, samples, frames, tmp_path):

@@ -21,7 +21,6 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from taemi_runtime import cli
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.manifest import describe_file, read_manifest
 from tests.runtime import lossless
@@ -29,21 +28,6 @@ from tests.runtime.made_clips import SAME_CODE
 from tests.runtime.tiny_bundle import PREPROCESSING, audio_spec, model, save_manifest, tensor
 
 NOISE = "lavfi:sine=frequency=200"
-
-
-@pytest.fixture
-def infer(monkeypatch, capsys):
-    """Run the console script in this process and return (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["taemi-infer", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import PurePath
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from taemi_runtime.feature_files.layout import AUDIO, TEXT, TOKENS, VISION
 from taemi_runtime.remarks import tell_nothing
 from taemi_runtime.results import AudioUse, ClipFailure, ClipResult, TextUse, Timings, VisionUse
 from taemi_runtime.spec import GraphSpec
+
+Use = TypeVar("Use", AudioUse, VisionUse)
 
 SOURCE = "features"
 _ABSENT = "the feature file does not have it"
@@ -47,7 +50,9 @@ class ResultMaker:
         scores = scored.outputs[SCORES]
         if self.clip_scores:
             scores = np.clip(scores, 0.0, 1.0) + 0.0  # no -0.0
-        audio, vision, text = _audio(scored), _vision(scored), _text(scored)
+        audio = _sequence(AudioUse, scored.lengths.get(AUDIO, 0), facts.audio)
+        vision = _sequence(VisionUse, scored.lengths.get(VISION, 0), facts.vision)
+        text = _text(scored)
         return ClipResult(
             clip=facts.clip or PurePath(done.item.path).name,
             clip_seconds=facts.clip_seconds,
@@ -71,21 +76,12 @@ class ResultMaker:
         return cut_attention(self.attention, scored.outputs, lengths)
 
 
-def _audio(scored: Scored) -> AudioUse:
-    frames, said = scored.lengths.get(AUDIO, 0), scored.facts.audio
+def _sequence(use: type[Use], frames: int, said: Use | None) -> Use:
+    """Say what was used of a sequence, with what the file knows of the clip that it came from."""
     if not frames:
-        return said if said is not None and not said.present else AudioUse(False, why=_ABSENT)
+        return said if said is not None and not said.present else use(False, why=_ABSENT)
     if said is None or not said.present:
-        return AudioUse(True, frames, seconds_used=None)
-    return replace(said, frames=frames)
-
-
-def _vision(scored: Scored) -> VisionUse:
-    frames, said = scored.lengths.get(VISION, 0), scored.facts.vision
-    if not frames:
-        return said if said is not None and not said.present else VisionUse(False, why=_ABSENT)
-    if said is None or not said.present:
-        return VisionUse(True, frames, seconds_used=None)
+        return use(True, frames, seconds_used=None)
     return replace(said, frames=frames)
 
 
