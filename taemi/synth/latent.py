@@ -37,10 +37,10 @@ _RATER_NOISE = (0.6, 0.6, 0.6, 0.2, 0.6, 0.6)
 _TEXT_NOISE = 0.15
 _VOICE_NOISE = 0.8
 _FACE_NOISE = 0.6
-# Words begin to express an emotion this far from the raters' threshold, so that even the rarest one has
-# words for it in a small corpus. Of the clips that express it, a third each does so faintly, clearly and
+# Words begin to express an emotion where some of the raters begin to mark it: a standard deviation of their
+# opinions below their threshold. Of the clips that express it, a third each does so faintly, clearly and
 # strongly.
-_EXPRESSED_FROM = -0.6
+_EXPRESSED_FROM = -1.0
 # Which clips are special: index modulo the period gives the residue. Fixed places instead of chance, so
 # that even a small corpus has some of each.
 _PERIOD = 32
@@ -170,7 +170,10 @@ def thresholds() -> Vector:
 def _grade_edges() -> Vector:
     """Return [3, 6] from where on words express an emotion faintly, clearly and strongly."""
     spread = NormalDist(0.0, math.hypot(1.0, _TEXT_NOISE))
-    expressed = [1.0 - spread.cdf(threshold + _EXPRESSED_FROM) for threshold in thresholds()]
+    expressed = [
+        1.0 - spread.cdf(threshold + _EXPRESSED_FROM * noise)
+        for threshold, noise in zip(thresholds(), _RATER_NOISE, strict=True)
+    ]
     return np.array([[spread.inv_cdf(1.0 - share * part / 3) for share in expressed] for part in (3, 2, 1)])
 
 

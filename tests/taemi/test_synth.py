@@ -154,6 +154,15 @@ def test_labels_are_as_sparse_as_the_true_ones() -> None:
     assert correlations[determination, joy] == pytest.approx(-0.143, abs=0.08)
 
 
+def test_what_is_put_into_words_is_marked_by_raters() -> None:
+    """Also of the rarest: faint words that no rater marks would teach a model that they mean nothing."""
+    scenes = [draw_scene(5, index) for index in range(4_000)]
+    labels, grades = (np.array([getattr(scene, name) for scene in scenes]) for name in ("labels", "grades"))
+    for column in range(len(EMOTIONS)):
+        means = [labels[grades[:, column] == grade, column].mean() for grade in range(4)]
+        assert means[0] < 0.05 < 0.1 < means[1] < means[2] < means[3], (EMOTIONS[column], means)
+
+
 def test_any_number_of_workers_writes_the_same_bytes(small: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "two", clips=FEW, seed=SEED, workers=2)
     assert digests(tmp_path / "two") == digests(small)
