@@ -21,6 +21,7 @@ from taemi.synth.words import write_transcript
 from taemi_runtime.atomic import write_text
 from taemi_runtime.emotions import CSV_HEADER
 from taemi_runtime.errors import DataError, UsageError
+from taemi_runtime.interrupts import finished_first
 from taemi_runtime.strict import from_plain, to_json
 
 # Raised whenever the same seed gives other clips, labels or splits.
@@ -227,7 +228,12 @@ def _write_clips(out: Path, mark: _Mark, workers: int) -> Iterator[bool]:
         min(workers, mark.clips), multiprocessing.get_context("spawn"), initializer=_ignore_interrupts
     )
     try:
-        yield from pool.map(_write_clip, tasks, chunksize=4)
+        clips = pool.map(_write_clip, tasks, chunksize=4)
+        for _ in tasks:
+            # Within the library's waits Ctrl-C could leave a lock taken: it waits for the clip.
+            with finished_first():
+                made = next(clips)
+            yield made
     finally:
         pool.shutdown(cancel_futures=True)
 

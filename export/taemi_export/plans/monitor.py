@@ -7,19 +7,19 @@ Ctrl-C reaches Python at once, the next step of the build is told to stop, and n
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from taemi_export.plans.library import Library
 from taemi_runtime.console import Tick
+from taemi_runtime.interrupts import next_of, start_all
 
 if TYPE_CHECKING:
     import tensorrt
 
 T = TypeVar("T")
-
-_LOOK_EVERY_S = 0.2
 
 
 class Cancel:
@@ -120,28 +120,21 @@ def run_cancellable(work: Callable[[], T], cancel: Cancel) -> T:
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; whatever ``work`` returned or raised is dropped.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
-    # Not Thread.join: interrupted, it takes a running thread for a finished one (Python 3.11).
-    ended = threading.Event()
+    ended: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
 
     def run() -> None:
         try:
-            results.append(work())
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            ended.set()
+            ended.put((work(), None))
+        except BaseException as error:  # raised where it is waited for
+            ended.put((None, error))
 
-    threading.Thread(target=run, name="taemi-build", daemon=True).start()
+    start_all([threading.Thread(target=run, name="taemi-build", daemon=True)])
     try:
-        while not ended.wait(_LOOK_EVERY_S):
-            pass
+        result, error = next_of(ended)
     except KeyboardInterrupt:
         cancel.ask()
-        while not ended.wait(_LOOK_EVERY_S):
-            pass
+        next_of(ended)
         raise
-    if errors:
-        raise errors[0]
-    return results[0]
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # None only where T allows it
