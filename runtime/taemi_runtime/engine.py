@@ -7,6 +7,10 @@ the same behaviour whatever runs underneath.
 from __future__ import annotations
 
 import abc
+import functools
+import logging
+import math
+import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +21,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from taemi_runtime.errors import EngineError, InputError, UsageError
-from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec
+from taemi_runtime.resident import DeviceRows, Inputs, Keep, Pool, device_inputs, host_inputs
+from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
+from taemi_runtime.stopwatch import count_device_ms
+
+_log = logging.getLogger(__name__)
 
 HALF_MAX = 65504.0
 """The largest finite half-precision number (IEEE 754 binary16)."""
@@ -37,6 +45,8 @@ class EngineInfo:
         threads: Threads inside one call; 0 where the backend decides.
         inputs: Dtypes of the inputs that the engine takes otherwise than the GraphSpec says, e.g.
             ``{"x": "float16"}``; callers may give float32 or that.
+        outputs: Dtypes of the outputs that it computes otherwise than the GraphSpec says; on the host they
+            are as the GraphSpec says, on a device as they were computed.
     """
 
     path: str
@@ -47,6 +57,7 @@ class EngineInfo:
     limits: dict[str, int] = field(default_factory=dict)
     threads: int = 0
     inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,20 +114,40 @@ class Engine(abc.ABC):
     def __init__(self, spec: GraphSpec, info: EngineInfo) -> None:
         self.spec = spec
         self.info = info
-        self.last_run_ms = 0.0
         self._closed = False
+        self._mine = threading.local()
 
-    def run(self, inputs: Arrays, *, check_values: bool = True) -> dict[str, Array]:
+    @property
+    def last_run_ms(self) -> float:
+        """Milliseconds that the last call of this thread took; 0 before its first.
+
+        On the device, by its own events, where the backend records them; else by the clock.
+        """
+        return getattr(self._mine, "run_ms", 0.0)
+
+    @property
+    def pool(self) -> Pool | None:
+        """What lends memory for outputs that stay on the device; ``None`` where they come to the host."""
+        return None
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """How many threads' calls are worth having under way, so that copies overlap computing."""
+        return 1
+
+    def run(self, inputs: Inputs, *, check_values: bool = True, keep: Keep | None = None) -> dict[str, Array]:
         """Compute the outputs.
 
         Args:
             inputs: One array for each input of the spec; nothing is modified or kept. What the engine takes
-                in half precision may come as float16, too.
+                in half precision may come as float16, too. Those on a device are taken as they are where
+                ``why_not_from`` has nothing against it, and come to the host otherwise.
             check_values: Whether NaN and Inf in valid input, and numbers that the engine's half precision
-                does not reach, are looked for (a pass over the data).
+                does not reach, are looked for (a pass over the data); never in what lies on a device.
+            keep: What is to stay on the device, of engines that have a ``pool``.
 
         Returns:
-            Outputs by name; the arrays belong to the caller.
+            Outputs by name, less those that were kept; the arrays belong to the caller.
 
         Raises:
             InputError: An input does not fit the spec, is not finite where it is valid, or is beyond
@@ -125,15 +156,54 @@ class Engine(abc.ABC):
         """
         if self._closed:
             raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
+        inputs = self._bring(inputs)
         halves = frozenset(name for name, dtype in self.info.inputs.items() if dtype == "float16")
         self.spec.check(inputs, halves)
         if check_values:
             check_finite(self.spec, inputs)
             check_half_range(self.spec, inputs, halves)
+        self._mine.device_ms = None
         start = time.perf_counter()
-        outputs = self._run(inputs)
-        self.last_run_ms = (time.perf_counter() - start) * 1e3
+        if keep or device_inputs(inputs):
+            outputs = self._run_resident(inputs, keep or {})
+        else:
+            outputs = self._run(host_inputs(inputs))
+        wall_ms = (time.perf_counter() - start) * 1e3
+        device_ms: float | None = self._mine.device_ms
+        if device_ms is not None:
+            count_device_ms(device_ms)
+        self._mine.run_ms = wall_ms if device_ms is None else device_ms
         return outputs
+
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+        """Return why an input is not taken from a device; empty where it is.
+
+        Args:
+            name: The input.
+            dtype: Its element type there.
+            devices: Where it lies.
+            entries: How many arrays it is put together from, one for each entry of axis 0.
+        """
+        del name, dtype, entries
+        return f"{self.info.backend} takes its inputs from the host, not from {', '.join(devices)}"
+
+    def dtype_of(self, item: InputSpec | OutputSpec) -> np.dtype[Any]:
+        """Return the element type in which an input is taken, or an output computed, on the device."""
+        changed = self.info.inputs if isinstance(item, InputSpec) else self.info.outputs
+        return np.dtype(changed.get(item.name, item.dtype))
+
+    def _bring(self, inputs: Inputs) -> Inputs:
+        """Bring inputs to the host that cannot be taken from where they lie."""
+        for name, given in device_inputs(inputs).items():
+            check_cover(self.spec, name, given)
+            if why := self.why_not_from(name, given.dtype, given.devices, entries=len(given.parts)):
+                say_by_host(f"{self.spec.name}.{name}", why)
+                inputs = {**inputs, name: given.numpy()}
+        return inputs
+
+    def _note_device_ms(self, ms: float) -> None:
+        """Note how long this thread's call took by the device's own events."""
+        self._mine.device_ms = ms
 
     def stop(self, threads: Collection[int]) -> None:  # noqa: B027 - most backends cannot, and need not say so
         """Make the calls that some threads are in fail soon, where the backend can; later calls run.
@@ -145,6 +215,13 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         """Run checked inputs."""
+
+    def _run_resident(self, inputs: Inputs, keep: Keep) -> dict[str, Array]:
+        """Run checked inputs, some of which lie on the device, and keep outputs there."""
+        del inputs, keep
+        raise EngineError(
+            f"cannot keep outputs of {self.info.path} on a device", f"{self.info.backend} has none"
+        )
 
     def padded_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """Return the lengths that a call is padded to, wherever it is padded: callers may do so at once.
@@ -219,8 +296,14 @@ class Backend(abc.ABC):
         """
 
 
-def check_finite(spec: GraphSpec, inputs: Arrays) -> None:
-    """Refuse NaN and Inf wherever they would be read.
+@functools.cache
+def say_by_host(what: str, why: str) -> None:
+    """Say once that something on a device goes by the host."""
+    _log.info("%s goes by the host: %s", what, why)
+
+
+def check_finite(spec: GraphSpec, inputs: Inputs) -> None:
+    """Refuse NaN and Inf wherever they would be read; what lies on a device is not looked at.
 
     Padding and switched-off inputs may hold anything: graphs replace them before any arithmetic.
 
@@ -229,7 +312,7 @@ def check_finite(spec: GraphSpec, inputs: Arrays) -> None:
     """
     for item in spec.inputs:
         array = inputs[item.name]
-        if array.dtype.kind != "f" or np.isfinite(array).all():
+        if isinstance(array, DeviceRows) or array.dtype.kind != "f" or np.isfinite(array).all():
             continue
         bad = ~np.isfinite(array) & _read_positions(spec, item, inputs)
         if bad.any():
@@ -241,8 +324,10 @@ def check_finite(spec: GraphSpec, inputs: Arrays) -> None:
             )
 
 
-def check_half_range(spec: GraphSpec, inputs: Arrays, halves: Collection[str]) -> None:
+def check_half_range(spec: GraphSpec, inputs: Inputs, halves: Collection[str]) -> None:
     """Refuse numbers that would become infinite on their way into a half-precision engine.
+
+    What lies on a device has the engine's element type already.
 
     Args:
         spec: The graph.
@@ -254,7 +339,7 @@ def check_half_range(spec: GraphSpec, inputs: Arrays, halves: Collection[str]) -
     """
     for item in spec.inputs:
         array = inputs[item.name]
-        if item.name not in halves or array.dtype == np.float16:
+        if isinstance(array, DeviceRows) or item.name not in halves or array.dtype == np.float16:
             continue
         bad = np.isfinite(array) & (np.abs(array) > HALF_MAX)
         if bad.any() and (bad := bad & _read_positions(spec, item, inputs)).any():
@@ -263,6 +348,25 @@ def check_half_range(spec: GraphSpec, inputs: Arrays, halves: Collection[str]) -
                 f"input {spec.name}.{item.name} does not fit into half precision, as this engine takes it",
                 f"{array[place]} at {place}, half precision ends at {HALF_MAX:g}",
                 "Check the feature's scale, or run the fp32 engine",
+            )
+
+
+def check_cover(spec: GraphSpec, name: str, rows: DeviceRows) -> None:
+    """Refuse an input on a device of which the graph would read places that hold anything.
+
+    Raises:
+        InputError: Neither mask nor presence flag covers such a place.
+    """
+    flags, mask = spec.presence, spec.mask_of(name)
+    governed = flags is not None and any(name in names for names in flags.governs)
+    masked = mask is not None and spec.input(name).padding == "any"
+    whole = rows.dtype.itemsize * math.prod(rows.shape[1:])
+    for part in rows.parts:
+        if (part is None and not governed) or (part is not None and part.nbytes != whole and not masked):
+            raise InputError(
+                f"input {spec.name}.{name} is not whole",
+                f"got {0 if part is None else part.nbytes} of {whole} bytes of an entry",
+                "Give all of it, or bring it to the host",
             )
 
 
@@ -275,7 +379,9 @@ def as_dtype(array: Array, dtype: str) -> Array:
         return np.ascontiguousarray(array, dtype=dtype)
 
 
-def _read_positions(spec: GraphSpec, item: InputSpec, inputs: Arrays) -> Array:
+def _read_positions(spec: GraphSpec, item: InputSpec, given: Inputs) -> Array:
+    # Masks and flags are always on the host.
+    inputs = host_inputs(given)
     array = inputs[item.name]
     read = np.ones(array.shape, dtype=bool)
     mask = spec.mask_of(item.name)

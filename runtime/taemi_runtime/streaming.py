@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
-from taemi_runtime.encoding import FRAMES_A_CALL, ClipFeatures, Encoded, in_calls, is_said
+from taemi_runtime.encoding import FRAMES_A_CALL, in_calls, is_said
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.media import Clip
+from taemi_runtime.resident import DeviceArray
 from taemi_runtime.sound import AudioTrack, silence_bad_samples
 from taemi_runtime.spec import Array
 from taemi_runtime.threads import end_threads
@@ -88,7 +90,7 @@ class _Stream:
         self._heard_early = False
         self._clip: Clip | None = None
         self._heard: Encoded | None = None
-        self._seen: list[Array] = []
+        self._seen: SeenFrames | None = None
         self._read: Encoded | None = None
 
     def run(self) -> ClipFeatures:
@@ -104,9 +106,26 @@ class _Stream:
             raise
         if self._clip is None:
             raise AssertionError("decoding ended without a clip and without an error")
-        seen = np.concatenate(self._seen) if self._seen else None
+        seen = self._seen.whole() if self._seen is not None else None
         encoded = (self._heard, seen, self._read)
-        return self._encoder.gather(self._clip, self._said, encoded, self._clock.spent_ms)
+        try:
+            return self._encoder.gather(self._clip, self._said, encoded, self._clock.spent_ms)
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Give back what lies on a device; what a call still uses comes back when it has ended."""
+        for encoded in (self._heard, self._read):
+            if encoded is not None and isinstance(encoded[0], DeviceArray):
+                encoded[0].close()
+        if self._seen is not None:
+            self._seen.close()
+
+    def _close_if_given_up(self) -> None:
+        """Give back what a stage got after the clip was given up."""
+        if self._stopped.is_set():
+            self._close()
 
     def _start(self, stage: str, work: Callable[[], None]) -> None:
         def run() -> None:
@@ -142,6 +161,7 @@ class _Stream:
         end = time.monotonic() + _PATIENCE_S
         end_threads([self._threads["decode"]], stop, _PATIENCE_S)
         end_threads(list(self._threads.values()), stop, end - time.monotonic())
+        self._close()
 
     def _check(self) -> None:
         if self._stopped.is_set():
@@ -149,7 +169,10 @@ class _Stream:
 
     def _open(self, graph: str) -> None:
         with self._clock.loading():
-            self._scorer.model.engine(graph)
+            if graph == FUSION:
+                self._scorer.model.engine(graph)
+            else:
+                self._encoder.open(graph)
 
     def _decode(self) -> None:
         try:
@@ -191,14 +214,23 @@ class _Stream:
             self._check()
             with self._clock.stage("audio"):
                 (self._heard,) = self._encoder.hear([waveform])
+        self._close_if_given_up()
 
     def _encode_pictures(self) -> None:
         self._open("vision")
-        while (pixels := self._pictures.get()) is not None:
+        pixels = self._pictures.get()
+        if pixels is None:
+            return
+        self._seen = seen = SeenFrames(self._encoder)
+        start = 0
+        while pixels is not None:
             with self._turn:
                 self._check()
                 with self._clock.stage("vision"):
-                    self._seen.append(self._encoder.see(pixels))
+                    seen.see(pixels, start)
+            start += len(pixels)
+            pixels = self._pictures.get()
+        self._close_if_given_up()
 
     def _encode_text(self) -> None:
         if self._said.text is None:
@@ -210,7 +242,9 @@ class _Stream:
             return
         with self._clock.loading():
             self._encoder.text_parts()
+            self._encoder.open("text")
         with self._turn:
             self._check()
             with self._clock.stage("text"):
                 (self._read,) = self._encoder.read([self._said.text])
+        self._close_if_given_up()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taemi_runtime.clip_features import ClipFeatures
 from taemi_runtime.contract import PRESENT
-from taemi_runtime.encoding import ClipFeatures
 from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.media import Clip
 from taemi_runtime.over_time.clock import Clock
@@ -22,6 +22,7 @@ from taemi_runtime.over_time.material import FrameRing, Pixels, Seen, WaveformRi
 from taemi_runtime.over_time.results import WindowResult
 from taemi_runtime.over_time.schedule import Schedule, Window
 from taemi_runtime.over_time.words import WordsOverTime
+from taemi_runtime.resident import Given, host_inputs
 from taemi_runtime.results import VisionUse
 from taemi_runtime.spec import Array
 from taemi_runtime.transcripts import Transcript
@@ -165,7 +166,7 @@ class WindowScorer:
         stretch.frames.encode(FRAMES_AT_ONCE, before_s=window.end_s, all_of_them=True)
         seen = stretch.frames.see(window)
         clip = self._clip(stretch, window, seen)
-        feeds: dict[str, Array] = {}
+        feeds: dict[str, Given] = {}
         spent_ms = {"decode": self._decode_ms - self._decode_told_ms, "vision": self._vision_ms}
         self._decode_told_ms, self._vision_ms = self._decode_ms, 0.0
         marks = [time.perf_counter()]
@@ -179,7 +180,7 @@ class WindowScorer:
         vision = self._encoder.seen(seen.features, _vision_use(clip, seen), feeds)
         marks.append(time.perf_counter())
         feeds[PRESENT] = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
-        features = ClipFeatures(clip, feeds, audio, vision, text, spent_ms, said.warnings + cut)
+        features = ClipFeatures(clip, host_inputs(feeds), audio, vision, text, spent_ms, said.warnings + cut)
         scores = self._scorer.fuse(features)
         marks.append(time.perf_counter())
         names = ("audio", "asr", "text", "fusion")
