@@ -89,7 +89,9 @@ class ClipEncoder:
             return None
         output = self._output(graph)
         fusion = self._model.engine(FUSION)
-        why = fusion.why_not_from(output.name, engine.dtype_of(output), {engine.pool.device}, entries=clips)
+        why = engine.why_not_keep(clips) or fusion.why_not_from(
+            output.name, engine.dtype_of(output), {engine.pool.device}, entries=clips
+        )
         if why:
             say_by_host(f"{FUSION}.{output.name}", why)
             return None

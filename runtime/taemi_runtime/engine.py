@@ -187,6 +187,15 @@ class Engine(abc.ABC):
         del name, dtype, entries
         return f"{self.info.backend} takes its inputs from the host, not from {', '.join(devices)}"
 
+    def why_not_keep(self, clips: int) -> str:
+        """Return why outputs of calls that several clips may share cannot stay in an array for each.
+
+        Args:
+            clips: How many clips; 1 where no call is shared.
+        """
+        del clips
+        return ""
+
     def dtype_of(self, item: InputSpec | OutputSpec) -> np.dtype[Any]:
         """Return the element type in which an input is taken, or an output computed, on the device."""
         changed = self.info.inputs if isinstance(item, InputSpec) else self.info.outputs
@@ -349,6 +358,25 @@ def check_half_range(spec: GraphSpec, inputs: Inputs, halves: Collection[str]) -
                 f"{array[place]} at {place}, half precision ends at {HALF_MAX:g}",
                 "Check the feature's scale, or run the fp32 engine",
             )
+
+
+def why_not_here(engine: Engine, name: str, dtype: Any, devices: Collection[str]) -> str:
+    """Return why an engine on a device does not take an input from there; empty where it does.
+
+    Args:
+        engine: The engine.
+        name: The input.
+        dtype: Its element type on the device.
+        devices: Where it lies.
+    """
+    item, info = engine.spec.input(name), engine.info
+    if set(devices) != {info.device}:
+        return f"it lies on {', '.join(sorted(devices))}, {info.path} runs on {info.device}"
+    if item.role != "data":
+        return f"it is a {item.role}"
+    if dtype != engine.dtype_of(item):
+        return f"it is {dtype} there, {info.path} takes {engine.dtype_of(item)}"
+    return ""
 
 
 def check_cover(spec: GraphSpec, name: str, rows: DeviceRows) -> None:

@@ -27,10 +27,15 @@ from taemi_runtime.spec import Array
 
 
 class Memory(Protocol):
-    """Memory on a device: where it begins, and its length in bytes."""
+    """Memory on a device."""
 
-    address: int
-    nbytes: int
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its length in bytes."""
 
 
 class _Lease:

@@ -84,7 +84,8 @@ class _Stream:
         self._turn: Any = (
             threading.Lock() if runs_on_cpu(scorer.model.options.device) else contextlib.nullcontext()
         )
-        self._pictures: queue.SimpleQueue[Array | None] = queue.SimpleQueue()
+        # Frames of one call, with the place of the first in the clip.
+        self._pictures: queue.SimpleQueue[tuple[int, Array] | None] = queue.SimpleQueue()
         self._sound: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
         self._sent = 0
         self._heard_early = False
@@ -181,7 +182,8 @@ class _Stream:
             self._clip = clip
             if clip.frames is not None:
                 for part in in_calls(clip.frames[self._sent :]):
-                    self._pictures.put(part)
+                    self._pictures.put((self._sent, part))
+                    self._sent += len(part)
             if clip.waveform is not None and clip.waveform.size and not self._heard_early:
                 self._sound.put(clip.waveform)
         finally:
@@ -202,8 +204,8 @@ class _Stream:
             if "vision" not in self._threads:
                 self._start("vision", self._encode_pictures)
             while (part := sight.part(self._sent, FRAMES_A_CALL)) is not None:
+                self._pictures.put((self._sent, part))
                 self._sent += FRAMES_A_CALL
-                self._pictures.put(part)
 
     def _encode_sound(self) -> None:
         self._open("audio")
@@ -218,18 +220,26 @@ class _Stream:
 
     def _encode_pictures(self) -> None:
         self._open("vision")
-        pixels = self._pictures.get()
-        if pixels is None:
+        part = self._pictures.get()
+        if part is None:
             return
-        self._seen = seen = SeenFrames(self._encoder)
-        start = 0
-        while pixels is not None:
+        self._seen = SeenFrames(self._encoder)
+        for number in range(2, self._encoder.calls_at_a_time("vision") + 1):
+            self._start(f"vision-{number}", lambda: self._see(None))
+        self._see(part)
+
+    def _see(self, part: tuple[int, Array] | None) -> None:
+        """Encode frames until there are no more; on a GPU two threads do: copies overlap computing."""
+        assert self._seen is not None
+        while part is not None or (part := self._pictures.get()) is not None:
+            start, pixels = part
+            part = None
             with self._turn:
                 self._check()
                 with self._clock.stage("vision"):
-                    seen.see(pixels, start)
-            start += len(pixels)
-            pixels = self._pictures.get()
+                    self._seen.see(pixels, start)
+        # The end is the other thread's, too.
+        self._pictures.put(None)
         self._close_if_given_up()
 
     def _encode_text(self) -> None:

@@ -7,16 +7,13 @@ import threading
 import numpy as np
 import pytest
 
-from taemi_runtime import encoding, pipeline
-from taemi_runtime.engine import EngineOptions, say_by_host
+from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError
-from taemi_runtime.loading import open_model
-from taemi_runtime.pipeline import ClipScorer
+from tests.runtime.chains import SAID, lent, open_by_host, open_scorer, values
 from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.plan_bundles import GRAPHS, add_plan
 from tests.runtime.tiny_clips import make_clip
 
-SAID = "I won the race today"
 NAN = 0xFF
 
 
@@ -51,22 +48,6 @@ def long_clip(tmp_path_factory):
     return make_clip(tmp_path_factory.mktemp("long") / "long.mp4", seconds=2.2)
 
 
-def open_scorer(made, layer="cuda-python", **more):
-    return ClipScorer(open_model(made.folder, options=EngineOptions(cuda_backend=layer)), **more)
-
-
-def open_by_host(made, monkeypatch, layer="cuda-python", **more):
-    """A scorer whose features go down to the host and up again."""
-    with monkeypatch.context() as patch:
-        init = encoding.ClipEncoder.__init__
-        patch.setattr(
-            pipeline.ClipEncoder,
-            "__init__",
-            lambda self, model, preprocessing, **_: init(self, model, preprocessing),
-        )
-        return open_scorer(made, layer, **more)
-
-
 def jobs(clips, long_clip):
     return [
         (long_clip, SAID),
@@ -77,17 +58,11 @@ def jobs(clips, long_clip):
     ]
 
 
-def values(result):
-    return list(result.intensities.values())
-
-
-def test_scores_are_those_of_the_way_by_the_host_bit_for_bit(
-    planned, clips, long_clip, place, layer, monkeypatch
-):
-    with open_by_host(planned, monkeypatch, layer, clip_scores=False) as scorer:
+def test_scores_are_those_of_the_way_by_the_host_bit_for_bit(planned, clips, long_clip, place, layer):
+    with open_by_host(planned, layer) as scorer:
         expected = [values(scorer.predict(*job)) for job in jobs(clips, long_clip) * 3]
         assert not scorer.model.engine("vision").pool._idle
-    with open_scorer(planned, layer, clip_scores=False) as scorer:
+    with open_scorer(planned, layer) as scorer:
         assert [values(scorer.predict(*job)) for job in jobs(clips, long_clip) * 3] == expected
         assert scorer.model.engine("vision").pool._idle
         if layer == "cuda-python":
@@ -95,7 +70,7 @@ def test_scores_are_those_of_the_way_by_the_host_bit_for_bit(
     np.testing.assert_allclose(expected[0], planned.expected(long_clip, SAID), atol=1e-5)
 
 
-def test_only_scores_come_down_and_every_pixel_goes_up_once(planned, clips, long_clip, place, monkeypatch):
+def test_only_scores_come_down_and_every_pixel_goes_up_once(planned, clips, long_clip, place):
     def bytes_of(scorer):
         for _ in range(4):
             scorer.predict(long_clip, SAID)
@@ -109,7 +84,7 @@ def test_only_scores_come_down_and_every_pixel_goes_up_once(planned, clips, long
             {"batch": 1, "audio_len": 1, "vision_len": 1, "text_len": 1}
         )
         assert rows["batch"] == 1
-    with open_by_host(planned, monkeypatch) as scorer:
+    with open_by_host(planned) as scorer:
         by_host, _ = bytes_of(scorer)
     assert copied["down"] == 6 * 4
     assert by_host["within"] == 0
@@ -165,4 +140,4 @@ def test_eight_threads_get_what_one_gets(planned, clips, long_clip, place):
         for thread in threads:
             thread.join()
         assert not wrong
-        assert not any(scorer.model.engine(graph).pool._lent for graph in GRAPHS)
+        assert not lent(scorer)

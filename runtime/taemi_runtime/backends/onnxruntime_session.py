@@ -161,7 +161,13 @@ class OnnxRuntimeEngine(Engine):
             for item in spec.inputs
             if item.dtype == "float32" and self._feeds.get(item.name) == "float16"
         }
-        super().__init__(spec, replace(info, inputs=halves))
+        given = {node.name: element_type(node) for node in session.get_outputs()}
+        outputs = {
+            item.name: "float16"
+            for item in spec.outputs
+            if item.dtype == "float32" and given.get(item.name) == "float16"
+        }
+        super().__init__(spec, replace(info, inputs=halves, outputs=outputs))
         self._session = session
         self._running: dict[int, Any] = {}
         self._outputs = [item.name for item in spec.outputs]

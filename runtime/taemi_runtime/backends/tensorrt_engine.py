@@ -23,7 +23,7 @@ from taemi_runtime.backends.tensorrt_lane import Call, Counts, Lane
 from taemi_runtime.backends.tensorrt_plan import Plan
 from taemi_runtime.cuda.contract import DeviceLayer
 from taemi_runtime.cuda.pool import LayerPool
-from taemi_runtime.engine import Engine, EngineInfo
+from taemi_runtime.engine import Engine, EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape, choose_profile
 from taemi_runtime.resident import Inputs, Keep, Pool
@@ -113,14 +113,7 @@ class TensorRTEngine(Engine):
     def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
         """Return why an input is not taken from a device; see ``Engine.why_not_from``."""
         del entries  # they are copied one by one into the plan's input
-        item = self.spec.input(name)
-        if set(devices) != {self.info.device}:
-            return f"it lies on {', '.join(sorted(devices))}, {self.info.path} runs on {self.info.device}"
-        if item.role != "data":
-            return f"it is a {item.role}"
-        if dtype != self.dtype_of(item):
-            return f"it is {dtype} there, {self.info.path} takes {self.dtype_of(item)}"
-        return ""
+        return why_not_here(self, name, dtype, devices)
 
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         return self._run_resident(inputs, {})
