@@ -7,9 +7,8 @@ Integer graphs take the range of a whole call for their quantisation: there clip
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -24,7 +23,7 @@ from taemi_runtime.media import Clip
 from taemi_runtime.resident import DeviceArray
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.spec import Array
-from taemi_runtime.stopwatch import stopwatch
+from taemi_runtime.stopwatch import Stopwatch, stopwatch
 from taemi_runtime.transcripts import Transcript
 
 if TYPE_CHECKING:
@@ -70,7 +69,8 @@ def score_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cli
             found = next(scores) if isinstance(item, ClipFeatures) else item
             if isinstance(item, ClipFeatures) and not isinstance(found, Exception):
                 item.spent_ms["fusion"] = share_ms
-                outcomes.append(scorer.conclude(name, item, found, sum(item.spent_ms.values())))
+                total_ms = item.wall_ms + watch.wall_ms / len(whole)
+                outcomes.append(scorer.conclude(name, item, found, total_ms))
             elif isinstance(found, Exception):
                 outcomes.append(ClipFailure.from_error(name, found))
         return outcomes
@@ -83,15 +83,15 @@ def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cl
         For each clip its features, which the caller closes, or what went wrong with it.
     """
     encoder = scorer.encoder
-    work = [_Work(item, item.said, {"decode": item.decode_ms}, len(clips)) for item in clips]
+    work = [_Work(item, item.said, {"decode": item.decode_ms}, item.decode_ms, len(clips)) for item in clips]
     for item in work:
         if item.said.text is None:
-            start = time.perf_counter()
-            try:
-                item.said = scorer.hear(item.given.clip.path)
-            except Exception as error:  # this clip's failure, whatever it is
-                item.error = error
-            item.spent_ms["asr"] = (time.perf_counter() - start) * 1e3
+            with stopwatch() as watch:
+                try:
+                    item.said = scorer.hear(item.given.clip.path)
+                except Exception as error:  # this clip's failure, whatever it is
+                    item.error = error
+            item.count("asr", watch)
     try:
         _encode_all(encoder, scorer, work)
         return [_conclude(encoder, item) for item in work]
@@ -145,11 +145,17 @@ class _Work:
     given: DecodedClip
     said: Transcript
     spent_ms: dict[str, float]
+    wall_ms: float
     clips: int
     error: Exception | None = None
     heard: Encoded | None = None
     seen: SeenFrames | None = None
     read: Encoded | None = None
+
+    def count(self, stage: str, watch: Stopwatch, clips: int = 1) -> None:
+        """Count its share of what so many clips took together."""
+        self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + watch.ms / clips
+        self.wall_ms += watch.wall_ms / clips
 
     def close(self) -> None:
         """Give back what lies on a device."""
@@ -203,17 +209,17 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
 
     del scorer
     for item in work:
+        frames = _frames(item)
+        whole = frames[: len(frames) - len(_rest(item))]
         with stopwatch() as watch:
-            frames = _frames(item)
             try:
-                item.seen = SeenFrames(encoder, clips=work[0].clips)
-                start = 0
-                for part in in_calls(frames[: len(frames) - len(_rest(item))]):
-                    item.seen.see(part, start)
-                    start += len(part)
+                item.seen = SeenFrames(encoder, clips=item.clips)
+                for call, part in enumerate(in_calls(whole)):
+                    item.seen.see(part, call * FRAMES_A_CALL)
             except Exception as error:  # this clip's failure, whatever it is
                 item.error = error
-        item.spent_ms["vision"] = watch.ms
+        if len(whole):
+            item.count("vision", watch)
     left = [item for item in work if item.error is None and len(_rest(item))]
     for group in [[item] for item in left] if most == 1 else _fill(left):
         for item, found in zip(group, _timed("vision", see, group), strict=True):
@@ -248,7 +254,9 @@ def _conclude(encoder: ClipEncoder, item: _Work) -> ClipFeatures | Exception:
     if error is None:
         try:
             seen = item.seen.whole() if item.seen is not None else None
-            return encoder.gather(item.given.clip, item.said, (item.heard, seen, item.read), item.spent_ms)
+            encoded = (item.heard, seen, item.read)
+            found = encoder.gather(item.given.clip, item.said, encoded, item.spent_ms)
+            return replace(found, wall_ms=item.wall_ms)
         except Exception as caught:  # this clip's failure, whatever it is
             error = caught
     item.close()
@@ -262,7 +270,7 @@ def _timed(
     with stopwatch() as watch:
         found = run_together(run, group)
     for item in group:
-        item.spent_ms[stage] = item.spent_ms.get(stage, 0.0) + watch.ms / len(group)
+        item.count(stage, watch, len(group))
     return found
 
 

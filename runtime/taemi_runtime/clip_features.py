@@ -32,9 +32,10 @@ class ClipFeatures:
         audio: What was used of the audio track.
         vision: What was used of the video track.
         text: What was used of the transcript.
-        spent_ms: Milliseconds by stage.
+        spent_ms: Milliseconds by stage; on the device where engines are timed there.
         warnings: What is worth knowing about the transcript.
         resident: The fusion graph's inputs that lie on a device.
+        wall_ms: Milliseconds of all stages by the clock, of a clip that was encoded with others.
     """
 
     clip: Clip
@@ -45,6 +46,7 @@ class ClipFeatures:
     spent_ms: dict[str, float]
     warnings: tuple[str, ...] = ()
     resident: dict[str, DeviceRows] = field(default_factory=dict)
+    wall_ms: float = 0.0
 
     def feeds(self) -> dict[str, Given]:
         """Return all of the fusion graph's inputs, wherever they lie."""
