@@ -17,10 +17,10 @@ import numpy.typing as npt
 from taemi_runtime.calls import chunks, join_inputs, most_rows, run_together
 from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, see_together
 from taemi_runtime.contract import FUSION, SCORES
+from taemi_runtime.device_array import DeviceArray
 from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, in_calls, is_said
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
-from taemi_runtime.resident import DeviceArray
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.spec import Array
 from taemi_runtime.stopwatch import Stopwatch, stopwatch

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from taemi_runtime.device_array import DeviceArray
 from taemi_runtime.media import Clip
-from taemi_runtime.resident import DeviceArray, DeviceRows, Given, Piece
+from taemi_runtime.resident import DeviceRows, Given, Piece
 from taemi_runtime.results import AudioUse, TextUse, VisionUse
 from taemi_runtime.spec import Array
 
@@ -78,12 +79,12 @@ class SeenFrames:
 
     Args:
         encoder: The encoders.
-        clips: How many clips are scored together; see ``ClipEncoder.room``.
+        clips: How many clips are scored together; see ``FeatureRooms.room``.
     """
 
     def __init__(self, encoder: ClipEncoder, clips: int = 1) -> None:
         self._encoder = encoder
-        self.room: DeviceArray | None = encoder.room("vision", clips=clips)
+        self.room: DeviceArray | None = encoder.rooms.room("vision", clips=clips)
         self._parts: dict[int, Array] = {}
         self._counts: dict[int, int] = {}
 

@@ -9,22 +9,15 @@ import numpy.typing as npt
 
 from taemi_runtime.clip_features import ClipFeatures, Encoded, Features
 from taemi_runtime.contract import FUSION, PRESENT, text_input
-from taemi_runtime.engine import Engine, say_by_host
-from taemi_runtime.errors import EngineError
+from taemi_runtime.device_array import DeviceArray
+from taemi_runtime.engine import Engine
+from taemi_runtime.feature_rooms import FeatureRooms
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import Preprocessing
-from taemi_runtime.resident import (
-    DeviceArray,
-    DeviceRows,
-    Given,
-    Piece,
-    Pool,
-    device_inputs,
-    host_inputs,
-)
+from taemi_runtime.resident import DeviceRows, Given, Piece, device_inputs, host_inputs
 from taemi_runtime.results import AudioUse, TextUse, VisionUse
-from taemi_runtime.spec import Array, InputSpec, OutputSpec
+from taemi_runtime.spec import Array, InputSpec
 from taemi_runtime.tokens import Tokenizer
 from taemi_runtime.transcripts import Transcript
 from taemi_runtime.waveform import prepare_waveform
@@ -49,11 +42,11 @@ class ClipEncoder:
 
     def __init__(self, model: LoadedModel, preprocessing: Preprocessing, *, resident: bool = False) -> None:
         self._model = model
-        self._resident = resident
         self._preprocessing = preprocessing
         fusion = model.manifest.graphs[FUSION]
         self._inputs = {item.name: item for item in fusion.inputs}
         self._text_name = text_input(fusion, model.path)
+        self.rooms = FeatureRooms(model, preprocessing.vision.max_frames, resident=resident)
         self._tokenizer: Tokenizer | None = None
 
     def audio(self, clip: Clip, feeds: dict[str, Given]) -> AudioUse:
@@ -76,109 +69,11 @@ class ClipEncoder:
         Raises:
             TaemiError: It cannot be opened.
         """
-        self._pool(graph, 1)
+        self.rooms.pool(graph, 1)
 
     def calls_at_a_time(self, graph: str) -> int:
         """Return how many calls of an encoder are worth having under way; see ``Engine.calls_at_a_time``."""
         return self._model.engine(graph).calls_at_a_time
-
-    def _pool(self, graph: str, clips: int) -> Pool | None:
-        """Return what lends memory for an encoder's features; ``None`` where they go by the host."""
-        engine = self._model.engine(graph)
-        if not self._resident or engine.pool is None:
-            return None
-        output = self._output(graph)
-        fusion = self._model.engine(FUSION)
-        why = engine.why_not_keep(clips) or fusion.why_not_from(
-            output.name, engine.dtype_of(output), {engine.pool.device}, entries=clips
-        )
-        if why:
-            say_by_host(f"{FUSION}.{output.name}", why)
-            return None
-        return engine.pool
-
-    def room(self, graph: str, rows: int = 0, *, clips: int = 1) -> DeviceArray | None:
-        """Return an array on the device for what an encoder gives of one clip.
-
-        It has room for as much as the fusion engine takes, whatever is asked for, so that its memory serves
-        every clip.
-
-        Args:
-            graph: The encoder.
-            rows: How many rows are needed at least.
-            clips: How many clips are scored together.
-
-        Returns:
-            [rows, width], where ``rows`` is 0 as many as there are; ``None`` where features go by the host.
-        """
-        pool = self._pool(graph, clips)
-        if pool is None:
-            return None
-        engine, fusion, output = self._model.engine(graph), self._model.engine(FUSION), self._output(graph)
-        width, most = int(output.shape[-1]), rows
-        shape = self._inputs[output.name].shape
-        if len(shape) > 2:
-            axis = shape[1]
-            most = max(rows, axis if isinstance(axis, int) else fusion.info.limits.get(axis, 0))
-        if graph == "vision":
-            most = max(most, self._preprocessing.vision.max_frames)
-        try:
-            found = pool.take((most, width), engine.dtype_of(output))
-        except EngineError as error:
-            say_by_host(f"{FUSION}.{output.name}", error.found or str(error))
-            return None
-        return found.head(rows) if rows else found
-
-    def _output(self, graph: str) -> OutputSpec:
-        """Return the output of an encoder that the fusion graph takes."""
-        outputs = self._model.engine(graph).spec.outputs
-        name = self._text_name if graph == "text" else outputs[0].name
-        return next(item for item in outputs if item.name == name)
-
-    def _encode(
-        self, graph: str, feeds: dict[str, Array], lengths: Sequence[int], clips: int
-    ) -> list[DeviceArray] | Array:
-        """Run an encoder for several clips.
-
-        Args:
-            graph: The encoder.
-            feeds: Its inputs, one entry of axis 0 a clip.
-            lengths: Rows of its output that are wanted of each.
-            clips: How many clips are scored together.
-
-        Returns:
-            An array on the device for each clip, or the whole output on the host.
-        """
-        engine, output = self._model.engine(graph), self._output(graph)
-        rooms: list[DeviceArray] = []
-        try:
-            for length in lengths:
-                room = self.room(graph, length, clips=clips)
-                if room is None:
-                    break
-                rooms.append(room)
-            if len(rooms) == len(lengths):
-                flat = len(output.shape) < 3
-                self._keep(
-                    engine,
-                    feeds,
-                    [
-                        Piece(room, row if flat else 0, length, 0 if flat else row)
-                        for row, (room, length) in enumerate(zip(rooms, lengths, strict=True))
-                    ],
-                    output,
-                )
-                return rooms
-        except BaseException:
-            _close(rooms)
-            raise
-        _close(rooms)
-        return engine.run(feeds)[output.name]
-
-    def _keep(self, engine: Engine, feeds: dict[str, Array], pieces: list[Piece], output: OutputSpec) -> None:
-        # What else the encoder gives is not wanted anywhere.
-        nothing: dict[str, Sequence[Piece]] = {item.name: () for item in engine.spec.outputs}
-        engine.run(feeds, keep={**nothing, output.name: pieces})
 
     def hear(self, waveforms: Sequence[npt.NDArray[np.float32]], *, clips: int = 1) -> list[Encoded]:
         """Encode waveforms in one call.
@@ -199,7 +94,7 @@ class ClipEncoder:
         prepared = [prepare_waveform(waveform, self._preprocessing.audio) for waveform in waveforms]
         feeds = {name: _stack([item[name] for item in prepared]) for name in prepared[0]}
         masks = [item["frame_mask"] for item in prepared]
-        found = self._encode("audio", feeds, [mask.shape[1] for mask in masks], clips)
+        found = self.rooms.encode("audio", feeds, [mask.shape[1] for mask in masks], clips)
         if isinstance(found, list):
             return list(zip(found, masks, strict=True))
         return [(found[row : row + 1, : mask.shape[1]], mask) for row, mask in enumerate(masks)]
@@ -229,7 +124,7 @@ class ClipEncoder:
         Raises:
             EngineError: The engine failed.
         """
-        self._keep(self._model.engine("vision"), {"pixels": pixels}, pieces, self._output("vision"))
+        self.rooms.keep("vision", {"pixels": pixels}, pieces)
 
     def read(self, texts: Sequence[str], *, clips: int = 1) -> list[Encoded]:
         """Encode transcripts in one call.
@@ -251,7 +146,7 @@ class ClipEncoder:
         tokens = [int(np.count_nonzero(row)) for row in rows]
         masks = [row[None, :count] for row, count in zip(rows, tokens, strict=True)]
         flat = self._text_name == "text"
-        found = self._encode("text", ids, [1] * len(tokens) if flat else tokens, clips)
+        found = self.rooms.encode("text", ids, [1] * len(tokens) if flat else tokens, clips)
         if isinstance(found, list):
             return list(zip(found, masks, strict=True))
         return [
@@ -400,11 +295,6 @@ def _stack(rows: Sequence[Array]) -> Array:
     for target, row in zip(stacked, rows, strict=True):
         target[: row.shape[1]] = row[0]
     return stacked
-
-
-def _close(rooms: Sequence[DeviceArray]) -> None:
-    for room in rooms:
-        room.close()
 
 
 def _width(item: InputSpec) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import functools
 import logging
-import math
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -20,15 +19,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from taemi_runtime.errors import EngineError, InputError, UsageError
-from taemi_runtime.resident import DeviceRows, Inputs, Keep, Pool, device_inputs, host_inputs
+from taemi_runtime.device_array import Pool
+from taemi_runtime.errors import EngineError, UsageError
+from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
+from taemi_runtime.resident import Inputs, Keep, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 from taemi_runtime.stopwatch import count_device_ms
 
 _log = logging.getLogger(__name__)
-
-HALF_MAX = 65504.0
-"""The largest finite half-precision number (IEEE 754 binary16)."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,9 @@ class Engine(abc.ABC):
             raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
         inputs = self._bring(inputs)
         halves = frozenset(name for name, dtype in self.info.inputs.items() if dtype == "float16")
-        self.spec.check(inputs, halves)
+        sizes = self.spec.check(inputs, halves)
+        if keep:
+            self._check_keep(keep, sizes)
         if check_values:
             check_finite(self.spec, inputs)
             check_half_range(self.spec, inputs, halves)
@@ -200,6 +200,25 @@ class Engine(abc.ABC):
         """Return the element type in which an input is taken, or an output computed, on the device."""
         changed = self.info.inputs if isinstance(item, InputSpec) else self.info.outputs
         return np.dtype(changed.get(item.name, item.dtype))
+
+    def _check_keep(self, keep: Keep, sizes: Mapping[str, int]) -> None:
+        """Refuse what is no part of an output, or is to go where it does not fit.
+
+        Raises:
+            EngineError: Says which piece, and why.
+        """
+        outputs = {item.name: item for item in self.spec.outputs}
+        for name, pieces in keep.items():
+            asked = f"cannot keep {self.spec.name}.{name} on the device"
+            if name not in outputs:
+                raise EngineError(asked, f"its outputs are {', '.join(outputs)}")
+            shape, dtype = self.spec.shape(outputs[name], sizes), self.dtype_of(outputs[name])
+            for piece in pieces:
+                there = (piece.target.device, piece.target.dtype)
+                if there != (self.info.device, dtype):
+                    here = f"{dtype} on {self.info.device}"
+                    raise EngineError(asked, f"it is {here}, the array {there[1]} on {there[0]}")
+                piece.span(shape)
 
     def _bring(self, inputs: Inputs) -> Inputs:
         """Bring inputs to the host that cannot be taken from where they lie."""
@@ -311,55 +330,6 @@ def say_by_host(what: str, why: str) -> None:
     _log.info("%s goes by the host: %s", what, why)
 
 
-def check_finite(spec: GraphSpec, inputs: Inputs) -> None:
-    """Refuse NaN and Inf wherever they would be read; what lies on a device is not looked at.
-
-    Padding and switched-off inputs may hold anything: graphs replace them before any arithmetic.
-
-    Raises:
-        InputError: Names the input, the row and the first position.
-    """
-    for item in spec.inputs:
-        array = inputs[item.name]
-        if isinstance(array, DeviceRows) or array.dtype.kind != "f" or np.isfinite(array).all():
-            continue
-        bad = ~np.isfinite(array) & _read_positions(spec, item, inputs)
-        if bad.any():
-            place = tuple(int(index) for index in np.argwhere(bad)[0])
-            raise InputError(
-                f"input {spec.name}.{item.name} is not finite where it is valid",
-                f"{array[place]} at {place}",
-                "Repair the feature, mark the position invalid in the mask, or the input as not present",
-            )
-
-
-def check_half_range(spec: GraphSpec, inputs: Inputs, halves: Collection[str]) -> None:
-    """Refuse numbers that would become infinite on their way into a half-precision engine.
-
-    What lies on a device has the engine's element type already.
-
-    Args:
-        spec: The graph.
-        inputs: The arrays of a call.
-        halves: The inputs that the engine takes in half precision.
-
-    Raises:
-        InputError: Names the input, the number, its position and the largest half-precision number.
-    """
-    for item in spec.inputs:
-        array = inputs[item.name]
-        if isinstance(array, DeviceRows) or item.name not in halves or array.dtype == np.float16:
-            continue
-        bad = np.isfinite(array) & (np.abs(array) > HALF_MAX)
-        if bad.any() and (bad := bad & _read_positions(spec, item, inputs)).any():
-            place = tuple(int(index) for index in np.argwhere(bad)[0])
-            raise InputError(
-                f"input {spec.name}.{item.name} does not fit into half precision, as this engine takes it",
-                f"{array[place]} at {place}, half precision ends at {HALF_MAX:g}",
-                "Check the feature's scale, or run the fp32 engine",
-            )
-
-
 def why_not_here(engine: Engine, name: str, dtype: Any, devices: Collection[str]) -> str:
     """Return why an engine on a device does not take an input from there; empty where it does.
 
@@ -377,47 +347,3 @@ def why_not_here(engine: Engine, name: str, dtype: Any, devices: Collection[str]
     if dtype != engine.dtype_of(item):
         return f"it is {dtype} there, {info.path} takes {engine.dtype_of(item)}"
     return ""
-
-
-def check_cover(spec: GraphSpec, name: str, rows: DeviceRows) -> None:
-    """Refuse an input on a device of which the graph would read places that hold anything.
-
-    Raises:
-        InputError: Neither mask nor presence flag covers such a place.
-    """
-    flags, mask = spec.presence, spec.mask_of(name)
-    governed = flags is not None and any(name in names for names in flags.governs)
-    masked = mask is not None and spec.input(name).padding == "any"
-    whole = rows.dtype.itemsize * math.prod(rows.shape[1:])
-    for part in rows.parts:
-        if (part is None and not governed) or (part is not None and part.nbytes != whole and not masked):
-            raise InputError(
-                f"input {spec.name}.{name} is not whole",
-                f"got {0 if part is None else part.nbytes} of {whole} bytes of an entry",
-                "Give all of it, or bring it to the host",
-            )
-
-
-def as_dtype(array: Array, dtype: str) -> Array:
-    """Return an array contiguous and in an engine's element type; the array itself where it is.
-
-    What stands in padding may be beyond the type's range and becomes infinite, without a warning.
-    """
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=dtype)
-
-
-def _read_positions(spec: GraphSpec, item: InputSpec, given: Inputs) -> Array:
-    # Masks and flags are always on the host.
-    inputs = host_inputs(given)
-    array = inputs[item.name]
-    read = np.ones(array.shape, dtype=bool)
-    mask = spec.mask_of(item.name)
-    if mask is not None and inputs[mask.name].shape == array.shape[:2]:
-        read &= inputs[mask.name].astype(bool).reshape(array.shape[:2] + (1,) * (array.ndim - 2))
-    flags = spec.presence
-    if flags is not None:
-        for column, names in enumerate(flags.governs):
-            if item.name in names:
-                read &= inputs[flags.name][:, column].reshape((-1,) + (1,) * (array.ndim - 1))
-    return read

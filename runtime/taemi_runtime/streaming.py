@@ -24,11 +24,11 @@ import numpy.typing as npt
 from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
+from taemi_runtime.device_array import DeviceArray
 from taemi_runtime.encoding import FRAMES_A_CALL, in_calls, is_said
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.media import Clip
-from taemi_runtime.resident import DeviceArray
 from taemi_runtime.sound import AudioTrack, silence_bad_samples
 from taemi_runtime.spec import Array
 from taemi_runtime.threads import end_threads

@@ -7,18 +7,19 @@ import threading
 
 import pytest
 
-from taemi_runtime import encoding
 from taemi_runtime.backends import tensorrt_lane
 from taemi_runtime.backends.tensorrt_lane import Lane
 from taemi_runtime.batching import DecodedClip
 from taemi_runtime.clip_features import SeenFrames
 from taemi_runtime.cuda import cuda_python
 from taemi_runtime.cuda.pool import LayerPool
+from taemi_runtime.device_array import DeviceArray, Pool
 from taemi_runtime.engine import Engine, say_by_host
 from taemi_runtime.errors import TaemiError
-from taemi_runtime.resident import DeviceArray, DeviceRows, Piece, Pool
+from taemi_runtime.feature_rooms import FeatureRooms
+from taemi_runtime.resident import DeviceRows, Piece
 from taemi_runtime.transcripts import Transcript
-from tests.runtime.chains import SAID, decoded, lent, open_by_host, open_scorer, values
+from tests.runtime.chains import SAID, decoded, lent, make_lanes, open_by_host, open_scorer, values
 from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.plan_bundles import GRAPHS, add_plan
 from tests.runtime.tiny_bundle import make_bundle
@@ -173,7 +174,7 @@ def never_gives_back(patch):
 
 
 def goes_by_the_host(patch):
-    patch.setattr(encoding.ClipEncoder, "_pool", lambda self, graph, clips: None)
+    patch.setattr(FeatureRooms, "pool", lambda self, graph, clips: None)
 
 
 def brings_features_to_the_host(patch):
@@ -244,6 +245,7 @@ def broken_parts(chain, fault=None):
     with simulated(fault) as gpu:
         try:
             with open_scorer(made) as scorer:
+                make_lanes(scorer)
                 for _ in range(4):
                     if [values(scorer.predict(*job)) for job in jobs] != alone:
                         broken.append("scores alone")

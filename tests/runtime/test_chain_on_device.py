@@ -7,9 +7,10 @@ import threading
 import numpy as np
 import pytest
 
+from taemi_runtime.backends.tensorrt_lane import Lane
 from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError
-from tests.runtime.chains import SAID, lent, open_by_host, open_scorer, values
+from tests.runtime.chains import SAID, lent, make_lanes, open_by_host, open_scorer, values
 from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.plan_bundles import GRAPHS, add_plan
 from tests.runtime.tiny_clips import make_clip
@@ -99,6 +100,7 @@ def test_only_scores_come_down_and_every_pixel_goes_up_once(planned, clips, long
 
 def test_nothing_is_allocated_in_the_steady_state(planned, clips, long_clip, place, layer):
     with open_scorer(planned, layer) as scorer:
+        make_lanes(scorer)
         for job in jobs(clips, long_clip) * 2:
             scorer.predict(*job)
         held = place.gpu.allocations
@@ -141,3 +143,20 @@ def test_eight_threads_get_what_one_gets(planned, clips, long_clip, place):
             thread.join()
         assert not wrong
         assert not lent(scorer)
+
+
+def test_two_calls_of_the_vision_encoder_are_under_way_at_a_time(planned, long_clip, place, monkeypatch):
+    with open_scorer(planned) as scorer:
+        expected = values(scorer.predict(long_clip, SAID))
+        both = threading.Barrier(2)
+        met = []
+
+        def meeting(self, call, inputs, keep):
+            if "vision" in keep and len(met) < 2:
+                met.append(both.wait(20))
+            return run(self, call, inputs, keep)
+
+        run = Lane.run
+        monkeypatch.setattr(Lane, "run", meeting)
+        assert values(scorer.predict(long_clip, SAID)) == expected
+        assert sorted(met) == [0, 1]

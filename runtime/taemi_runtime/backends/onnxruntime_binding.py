@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from taemi_runtime.backends.onnxruntime_session import OnnxRuntimeEngine, element_type, reason
-from taemi_runtime.engine import EngineInfo, as_dtype, why_not_here
+from taemi_runtime.device_array import Pool
+from taemi_runtime.engine import EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
+from taemi_runtime.input_checks import as_dtype
 from taemi_runtime.plan_sidecar import Shape
-from taemi_runtime.resident import Inputs, Keep, Pool, all_in_use, device_inputs, host_inputs
+from taemi_runtime.resident import Inputs, Keep, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 
 # Shapes that keep their arrays; captured graphs are never freed by ONNX Runtime, so that later shapes

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from taemi_runtime.engine import Engine, EngineInfo, EngineOptions, as_dtype
+from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
 from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.host import usable_cores
+from taemi_runtime.input_checks import as_dtype
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 from taemi_runtime.telemetry import disable_telemetry
 

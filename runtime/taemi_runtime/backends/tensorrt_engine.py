@@ -23,10 +23,11 @@ from taemi_runtime.backends.tensorrt_lane import Call, Counts, Lane
 from taemi_runtime.backends.tensorrt_plan import Plan
 from taemi_runtime.cuda.contract import DeviceLayer
 from taemi_runtime.cuda.pool import LayerPool
+from taemi_runtime.device_array import Pool
 from taemi_runtime.engine import Engine, EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape, choose_profile
-from taemi_runtime.resident import Inputs, Keep, Pool
+from taemi_runtime.resident import Inputs, Keep
 from taemi_runtime.spec import Array, Arrays
 
 _log = logging.getLogger(__name__)

@@ -19,18 +19,10 @@ import numpy as np
 from taemi_runtime.backends.tensorrt_buckets import fill
 from taemi_runtime.backends.tensorrt_plan import ContextState, Plan, Tensor
 from taemi_runtime.cuda.contract import DeviceBuffer, DeviceLayer, Event, Graph, PinnedBuffer
+from taemi_runtime.device_array import Memory
 from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape
-from taemi_runtime.resident import (
-    DeviceRows,
-    Inputs,
-    Keep,
-    Memory,
-    Piece,
-    all_in_use,
-    device_inputs,
-    host_inputs,
-)
+from taemi_runtime.resident import DeviceRows, Inputs, Keep, Piece, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array
 
 # Captured graphs that a lane keeps, and shapes that it remembers to have seen.

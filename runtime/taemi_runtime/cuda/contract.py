@@ -20,9 +20,9 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from taemi_runtime.device_array import Memory
 from taemi_runtime.engine import Probe
 from taemi_runtime.errors import EngineError
-from taemi_runtime.resident import Memory
 
 Bytes = npt.NDArray[np.uint8]
 Size = tuple[int, int, int]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from taemi_runtime.cuda.contract import DeviceBuffer, DeviceLayer, PinnedBuffer, Stream
-from taemi_runtime.resident import Pool
+from taemi_runtime.device_array import Pool
 from taemi_runtime.spec import Array
 
 
