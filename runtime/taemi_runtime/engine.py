@@ -15,14 +15,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from taemi_runtime.device_array import Pool
 from taemi_runtime.errors import EngineError, UsageError
 from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
-from taemi_runtime.resident import Inputs, Keep, device_inputs, host_inputs
+from taemi_runtime.resident import DeviceRows, Inputs, Keep, device_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 from taemi_runtime.stopwatch import count_device_ms
 
@@ -154,7 +154,9 @@ class Engine(abc.ABC):
         """
         if self._closed:
             raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
-        inputs = self._bring(inputs)
+        resident = device_inputs(inputs)
+        if resident:
+            inputs, resident = self._bring(inputs, resident)
         halves = frozenset(name for name, dtype in self.info.inputs.items() if dtype == "float16")
         sizes = self.spec.check(inputs, halves)
         if keep:
@@ -164,10 +166,10 @@ class Engine(abc.ABC):
             check_half_range(self.spec, inputs, halves)
         self._mine.device_ms = None
         start = time.perf_counter()
-        if keep or device_inputs(inputs):
+        if keep or resident:
             outputs = self._run_resident(inputs, keep or {})
         else:
-            outputs = self._run(host_inputs(inputs))
+            outputs = self._run(cast("Arrays", inputs))
         wall_ms = (time.perf_counter() - start) * 1e3
         device_ms: float | None = self._mine.device_ms
         if device_ms is not None:
@@ -220,14 +222,16 @@ class Engine(abc.ABC):
                     raise EngineError(asked, f"it is {here}, the array {there[1]} on {there[0]}")
                 piece.span(shape)
 
-    def _bring(self, inputs: Inputs) -> Inputs:
-        """Bring inputs to the host that cannot be taken from where they lie."""
-        for name, given in device_inputs(inputs).items():
+    def _bring(
+        self, inputs: Inputs, resident: Mapping[str, DeviceRows]
+    ) -> tuple[Inputs, dict[str, DeviceRows]]:
+        """Bring inputs to the host that cannot be taken from where they lie; return all, and what stays."""
+        for name, given in resident.items():
             check_cover(self.spec, name, given)
             if why := self.why_not_from(name, given.dtype, given.devices, entries=len(given.parts)):
                 say_by_host(f"{self.spec.name}.{name}", why)
                 inputs = {**inputs, name: given.numpy()}
-        return inputs
+        return inputs, device_inputs(inputs)
 
     def _note_device_ms(self, ms: float) -> None:
         """Note how long this thread's call took by the device's own events."""

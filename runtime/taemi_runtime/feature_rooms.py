@@ -12,6 +12,8 @@ from taemi_runtime.loading import LoadedModel
 from taemi_runtime.resident import Piece
 from taemi_runtime.spec import Array, OutputSpec
 
+_STEP_ROWS = 64
+
 
 class FeatureRooms:
     """Runs encoders so that their features stay where the fusion engine takes them from, or come to the host.
@@ -65,7 +67,9 @@ class FeatureRooms:
         shape = self._inputs[output.name].shape
         if len(shape) > 2:
             axis = shape[1]
-            most = max(rows, axis if isinstance(axis, int) else fusion.info.limits.get(axis, 0))
+            longest = axis if isinstance(axis, int) else fusion.info.limits.get(axis, 0)
+            # Without a limit lengths are rounded up, so that few sizes of memory serve all clips.
+            most = max(rows, longest or -(-rows // _STEP_ROWS) * _STEP_ROWS)
         if graph == "vision":
             most = max(most, self._max_frames)
         try:

@@ -223,6 +223,20 @@ def test_features_can_be_kept_and_looked_at_on_the_host(simple, clips, place):
             assert features[name].dtype == array.dtype
 
 
+def test_attention_is_that_of_the_way_by_the_host(make_bundle, clips, place):
+    made = make_bundle("seeing.taemi", attention=True)
+    for graph in GRAPHS:
+        add_plan(made, graph)
+    found = []
+    for opened in (open_by_host, open_scorer):
+        with opened(made) as scorer:
+            scorer.with_attention = True
+            found.append(scorer.predict(clips.both, SAID).attention)
+            assert not lent(scorer)
+    assert found[0] == found[1]
+    assert found[0]["audio"]
+
+
 def test_what_no_mask_covers_must_be_whole(simple, clips, place):
     with open_scorer(simple) as scorer:
         (text, _), *_ = scorer.encoder.read([SAID])

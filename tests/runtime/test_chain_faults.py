@@ -181,11 +181,9 @@ def brings_features_to_the_host(patch):
     patch.setattr(Engine, "why_not_from", lambda self, name, dtype, devices, *, entries=1: "")
     bring = Engine._bring
 
-    def down(self, inputs):
-        return {
-            name: given.numpy() if isinstance(given, DeviceRows) else given
-            for name, given in bring(self, inputs).items()
-        }
+    def down(self, inputs, resident):
+        found, resident = bring(self, inputs, resident)
+        return {**found, **{name: given.numpy() for name, given in resident.items()}}, {}
 
     patch.setattr(Engine, "_bring", down)
 

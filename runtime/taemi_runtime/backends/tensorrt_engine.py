@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 # Shapes whose way is remembered; clips rarely come in more.
 _MOST_ROUTES = 1024
-# One call computes while the pixels of another go up; a third would only wait for the first.
+# One call computes while the inputs of another go up; a third would only wait for the first.
 _WORTH_HAVING = 2
 
 
