@@ -46,7 +46,7 @@ class ClipEncoder:
         fusion = model.manifest.graphs[FUSION]
         self._inputs = {item.name: item for item in fusion.inputs}
         self._text_name = text_input(fusion, model.path)
-        self.rooms = FeatureRooms(model, preprocessing.vision.max_frames, resident=resident)
+        self.rooms = FeatureRooms(model, self._text_name, preprocessing.vision.max_frames, resident=resident)
         self._tokenizer: Tokenizer | None = None
 
     def audio(self, clip: Clip, feeds: dict[str, Given]) -> AudioUse:

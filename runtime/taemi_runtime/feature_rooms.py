@@ -10,7 +10,7 @@ from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.resident import Piece
-from taemi_runtime.spec import Array, OutputSpec
+from taemi_runtime.spec import Array, InputSpec, OutputSpec
 
 _STEP_ROWS = 64
 
@@ -20,12 +20,14 @@ class FeatureRooms:
 
     Args:
         model: The model; engines are opened when they are first needed.
+        text_name: The fusion graph's input for text.
         max_frames: Frames that are seen of a clip at most.
         resident: Whether anything stays on a device.
     """
 
-    def __init__(self, model: LoadedModel, max_frames: int, *, resident: bool) -> None:
+    def __init__(self, model: LoadedModel, text_name: str, max_frames: int, *, resident: bool) -> None:
         self._model = model
+        self._text_name = text_name
         self._max_frames = max_frames
         self._resident = resident
         self._inputs = {item.name: item for item in model.manifest.graphs[FUSION].inputs}
@@ -35,13 +37,13 @@ class FeatureRooms:
         engine = self._model.engine(graph)
         if not self._resident or engine.pool is None:
             return None
-        output = self.output(graph)
-        fusion = self._model.engine(FUSION)
+        fusion, name = self._model.engine(FUSION), self.input(graph).name
+        dtype = engine.dtype_of(self.output(graph))
         why = engine.why_not_keep(clips) or fusion.why_not_from(
-            output.name, engine.dtype_of(output), {engine.pool.device}, entries=clips
+            name, dtype, {engine.pool.device}, entries=clips
         )
         if why:
-            say_by_host(f"{FUSION}.{output.name}", why)
+            say_by_host(f"{FUSION}.{name}", why)
             return None
         return engine.pool
 
@@ -62,9 +64,9 @@ class FeatureRooms:
         pool = self.pool(graph, clips)
         if pool is None:
             return None
-        engine, fusion, output = self._model.engine(graph), self._model.engine(FUSION), self.output(graph)
+        fusion, output, target = self._model.engine(FUSION), self.output(graph), self.input(graph)
         width, most = int(output.shape[-1]), rows
-        shape = self._inputs[output.name].shape
+        shape = target.shape
         if len(shape) > 2:
             axis = shape[1]
             longest = axis if isinstance(axis, int) else fusion.info.limits.get(axis, 0)
@@ -73,15 +75,20 @@ class FeatureRooms:
         if graph == "vision":
             most = max(most, self._max_frames)
         try:
-            found = pool.take((most, width), engine.dtype_of(output))
+            found = pool.take((most, width), self._model.engine(graph).dtype_of(output))
         except EngineError as error:
-            say_by_host(f"{FUSION}.{output.name}", error.found or str(error))
+            say_by_host(f"{FUSION}.{target.name}", error.found or str(error))
             return None
         return found.head(rows) if rows else found
 
     def output(self, graph: str) -> OutputSpec:
         """Return the output of an encoder that the fusion graph takes."""
-        return next(item for item in self._model.engine(graph).spec.outputs if item.name in self._inputs)
+        outputs = self._model.engine(graph).spec.outputs
+        return next((item for item in outputs if item.name == self.input(graph).name), outputs[0])
+
+    def input(self, graph: str) -> InputSpec:
+        """Return the fusion graph's input that an encoder's features are for."""
+        return self._inputs[self._text_name if graph == "text" else graph]
 
     def encode(
         self, graph: str, feeds: dict[str, Array], lengths: Sequence[int], clips: int

@@ -224,9 +224,13 @@ class _Stream:
         if part is None:
             return
         self._seen = SeenFrames(self._encoder)
-        for number in range(2, self._encoder.calls_at_a_time("vision") + 1):
-            self._start(f"vision-{number}", lambda: self._see(None))
-        self._see(part)
+        try:
+            self._check()
+            for number in range(2, self._encoder.calls_at_a_time("vision") + 1):
+                self._start(f"vision-{number}", lambda: self._see(None))
+            self._see(part)
+        finally:
+            self._close_if_given_up()
 
     def _see(self, part: tuple[int, Array] | None) -> None:
         """Encode frames until there are no more; on a GPU two threads do: copies overlap computing."""
@@ -240,7 +244,6 @@ class _Stream:
                     self._seen.see(pixels, start)
         # The end is the other thread's, too.
         self._pictures.put(None)
-        self._close_if_given_up()
 
     def _encode_text(self) -> None:
         if self._said.text is None:

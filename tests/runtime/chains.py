@@ -16,10 +16,10 @@ from tests.runtime.tiny_bundle import Made
 SAID = "I won the race today"
 
 
-def open_scorer(made: Made, layer: str = "cuda-python", **more) -> ClipScorer:
+def open_scorer(made: Made, layer: str = "cuda-python", *, contexts: int = 4) -> ClipScorer:
     """Open a bundle; scores are not clipped."""
-    options = EngineOptions(cuda_backend=layer)
-    return ClipScorer(open_model(made.folder, options=options), clip_scores=False, **more)
+    options = EngineOptions(cuda_backend=layer, contexts=contexts)
+    return ClipScorer(open_model(made.folder, options=options), clip_scores=False)
 
 
 def open_by_host(made: Made, layer: str = "cuda-python") -> ClipScorer:

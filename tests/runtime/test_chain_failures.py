@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from taemi_runtime import streaming
 from taemi_runtime.batching import DecodedClip
+from taemi_runtime.clip_features import SeenFrames
 from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError, InputError
 from taemi_runtime.resident import DeviceRows
@@ -181,6 +183,36 @@ def test_ctrl_c_leaves_memory_that_a_call_uses_alone_until_it_has_ended(simple, 
         monkeypatch.setattr(streaming, "next_of", real)
         slow.clear()
         assert values(scorer.predict(clips.both, SAID)) == expected
+
+
+def test_a_stage_that_begins_after_ctrl_c_keeps_nothing(simple, clips, place, monkeypatch):
+    given_up, made = threading.Event(), threading.Event()
+    init = SeenFrames.__init__
+
+    def late(self, encoder, clips=1):
+        assert given_up.wait(20)
+        init(self, encoder, clips)
+        made.set()
+
+    with open_scorer(simple, contexts=1) as scorer:
+        expected = values(scorer.predict(clips.both, SAID))
+        with monkeypatch.context() as patch:
+            patch.setattr(SeenFrames, "__init__", late)
+            patch.setattr(streaming, "next_of", _press)
+            with pytest.raises(KeyboardInterrupt):
+                scorer.predict(clips.both, SAID)
+            given_up.set()
+            assert made.wait(20)
+            for thread in threading.enumerate():
+                if thread.name.startswith("taemi-vision"):
+                    thread.join(20)
+        assert not lent(scorer)
+        assert values(scorer.predict(clips.both, SAID)) == expected
+
+
+def _press(items):
+    time.sleep(0.2)  # until the encoders' threads have started
+    raise KeyboardInterrupt
 
 
 def test_where_the_device_is_full_features_go_by_the_host_and_that_is_said(simple, clips, place, caplog):
