@@ -22,8 +22,8 @@ from taemi_export.keep_list import (
     KeepList,
 )
 from taemi_export.values import constant_arrays, is_lost, largest_finite, value_types
-from taemi_runtime.engine import HALF_MAX
 from taemi_runtime.errors import ExportError
+from taemi_runtime.input_checks import HALF_MAX
 
 if TYPE_CHECKING:
     import onnx

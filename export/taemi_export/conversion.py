@@ -8,7 +8,7 @@ same bytes on every machine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,12 +35,14 @@ class HalfGraph:
             the two, ``other`` what computes with no floats.
         kept: Reason -> the nodes that stay in float32 for it, in graph order.
         inputs: The inputs that are taken in another type than the GraphSpec says.
+        outputs: The outputs that are given in another type.
     """
 
     model: onnx.ModelProto
     counts: dict[str, int]
     kept: dict[str, tuple[str, ...]]
     inputs: dict[str, str]
+    outputs: dict[str, str]
 
 
 def convert_to_half(
@@ -50,6 +52,7 @@ def convert_to_half(
     keep: KeepList = DEFAULT_KEEP,
     extra_fp32: Mapping[str, tuple[str, ...]] | None = None,
     half_inputs: bool = True,
+    half_outputs: Collection[str] = (),
 ) -> HalfGraph:
     """Convert a float32 graph to half precision.
 
@@ -59,7 +62,9 @@ def convert_to_half(
         keep: What stays in float32.
         extra_fp32: Reason -> further nodes that stay in float32, by name.
         half_inputs: Whether the inputs that the spec marks so (features: most bytes of a call) come in
-            half precision. Masks and integers never change, outputs stay float32.
+            half precision. Masks and integers never change.
+        half_outputs: Outputs that another graph takes in half precision: they end in a Cast to it where they
+            are computed in float32. The others are float32.
 
     Returns:
         The graph and what was done to it. Weights beyond 65504 are never clipped: what reads them stays
@@ -79,8 +84,9 @@ def convert_to_half(
             f"it has no input {sorted(missing)}, its GraphSpec has",
             "Export it again: taemi-export onnx CKPT --force",
         )
+    given = {item.name for item in spec.outputs if item.name in half_outputs and item.dtype == "float32"}
     assignment = assign(named, keep, extra_fp32 or {}, half)
-    made = rewrite(named, assignment, half)
+    made = rewrite(named, assignment, half, frozenset(given))
     counts = Counter("float16" if is_half else "float32" for is_half in assignment.half.values())
     added = len(made.graph.node) - sum(node.op_type != "Constant" for node in named.graph.node)
     constants = sum(node.op_type == "Constant" for node in made.graph.node)
@@ -91,6 +97,7 @@ def convert_to_half(
         dict(sorted(counts.items())),
         assignment.kept,
         {item.name: "float16" for item in spec.inputs if item.name in half},
+        {item.name: "float16" for item in spec.outputs if item.name in given},
     )
 
 

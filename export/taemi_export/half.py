@@ -21,28 +21,41 @@ if TYPE_CHECKING:
 _HALF, _SINGLE = "half", "fp32"
 
 
-def rewrite(model: onnx.ModelProto, assignment: Assignment, half_inputs: frozenset[str]) -> onnx.ModelProto:
+def rewrite(
+    model: onnx.ModelProto,
+    assignment: Assignment,
+    half_inputs: frozenset[str],
+    half_outputs: frozenset[str] = frozenset(),
+) -> onnx.ModelProto:
     """Return a graph that computes in the precisions that were assigned.
 
     Names of nodes, inputs, outputs and inner values stay; a value that is needed in both precisions gets
-    a twin called NAME.half or NAME.fp32. Outputs stay float32.
+    a twin called NAME.half or NAME.fp32. Outputs stay float32, unless they are named.
 
     Args:
         model: The float32 graph; it is left alone.
         assignment: The precision of every node.
         half_inputs: The graph inputs that come in half precision.
+        half_outputs: The graph outputs that are given in half precision.
     """
-    return _Rewriter(model, assignment, half_inputs).result()
+    return _Rewriter(model, assignment, half_inputs, half_outputs).result()
 
 
 class _Rewriter:
-    def __init__(self, model: onnx.ModelProto, assignment: Assignment, half_inputs: frozenset[str]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        assignment: Assignment,
+        half_inputs: frozenset[str],
+        half_outputs: frozenset[str],
+    ) -> None:
         import onnx
 
         self.onnx = onnx
         self.model = model
         self.half = assignment.half
         self.half_inputs = half_inputs
+        self.outputs = {value.name: value.name in half_outputs for value in model.graph.output}
         types = value_types(model)
         self.floats = {name for name, kind in types.items() if kind == onnx.TensorProto.FLOAT}
         self.arrays = {name: array for name, array in constant_arrays(model).items() if name in self.floats}
@@ -72,6 +85,9 @@ class _Rewriter:
             self._convert(at, node)
         graph.node.extend(self.nodes)
         graph.output.extend(self.model.graph.output)
+        for value in graph.output:
+            if self.outputs[value.name]:
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
         made = onnx.ModelProto(ir_version=self.model.ir_version)
         made.opset_import.extend(self.model.opset_import)
         made.metadata_props.extend(self.model.metadata_props)
@@ -125,11 +141,12 @@ class _Rewriter:
             if name not in self.floats:
                 continue
             self.is_half[name] = half
-            if half and any(value.name == name for value in self.model.graph.output):
-                # An output is float32 whatever computed it.
-                made.output[place] = self.names.new(f"{name}.{_HALF}")
-                self.twins[name, True] = made.output[place]
-                late.append(self._cast(made.output[place], name, half=False))
+            if self.outputs.get(name, half) != half:
+                # An output has the type that was promised, whatever computed it.
+                made.output[place] = self.names.new(f"{name}.{_HALF if half else _SINGLE}")
+                self.twins[name, half] = made.output[place]
+                self.twins[name, not half] = name
+                late.append(self._cast(made.output[place], name, half=not half))
         self.nodes += [made, *late]
 
     def _in_precision(self, name: str, half: bool) -> str:

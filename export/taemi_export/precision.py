@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taemi_export.chain import find_links
 from taemi_export.conversion import HalfGraph, convert_to_half
 from taemi_export.facts import GraphFacts, finish_model
 from taemi_export.keep_list import DEFAULT_KEEP, KeepList
@@ -66,7 +67,8 @@ def add_half(
         folder: The bundle.
         graph: The graph.
         keep: What stays in float32.
-        half_inputs: Whether features come in half precision.
+        half_inputs: Whether features pass from graph to graph in half precision: those that this graph takes,
+            and its outputs that the bundle's first graph takes so.
         tick: Called with (step, done, total).
         say: Called with one line for each block that had to go back to float32.
 
@@ -87,12 +89,18 @@ def add_half(
     spec = manifest.graphs[graph]
     model = onnx.load(bundle.file(source))
     mended = convert_and_mend(
-        model, spec, _calls(bundle, spec), keep=keep, half_inputs=half_inputs, tick=tick
+        model,
+        spec,
+        _calls(bundle, spec),
+        keep=keep,
+        half_inputs=half_inputs,
+        half_outputs=_passed_on(manifest, graph) if half_inputs else (),
+        tick=tick,
     )
     del model
     half = mended.graph
     finish_model(half.model, GraphFacts(manifest.family, spec, PRECISION, is_trained(manifest, graph)))
-    check_model(half.model, spec, half.inputs)
+    check_model(half.model, spec, half.inputs | half.outputs)
     name = half_file(graph)
     _write(folder, name, half.model, spec)
     for mend in mended.mends:
@@ -105,8 +113,18 @@ def add_half(
         half.counts,
         half.kept,
     )
-    _list(folder, name, spec, half.inputs, conversion, _parity(manifest, spec, name, mended))
+    _list(folder, name, spec, half, conversion, _parity(manifest, spec, name, mended))
     return name
+
+
+def _passed_on(manifest: Manifest, graph: str) -> frozenset[str]:
+    """Return the outputs of a graph that the first graph takes in half precision.
+
+    It would round them itself; so they are half the bytes, and need not leave a GPU to be rounded.
+    """
+    return frozenset(
+        link.output.name for link in find_links(manifest.graphs) if link.graph == graph and link.input.half
+    )
 
 
 def _source(bundle: Bundle, graph: str) -> str:
@@ -157,10 +175,12 @@ def _without(manifest: Manifest, name: str) -> Manifest:
 
 
 def _list(
-    folder: Path, name: str, spec: GraphSpec, inputs: dict[str, str], conversion: Conversion, parity: Parity
+    folder: Path, name: str, spec: GraphSpec, half: HalfGraph, conversion: Conversion, parity: Parity
 ) -> None:
     entry = replace(
-        describe_file(folder / name, graph=spec.name, precision=PRECISION, inputs=inputs),
+        describe_file(
+            folder / name, graph=spec.name, precision=PRECISION, inputs=half.inputs, outputs=half.outputs
+        ),
         operators=read_onnx(folder / name).operators,
     )
     manifest = Bundle.open(folder).manifest

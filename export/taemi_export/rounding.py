@@ -103,7 +103,7 @@ class _Rounder:
         self.halves = {name for name, kind in self.types.items() if kind == onnx.TensorProto.FLOAT16}
         outputs = {value.name for value in model.graph.output}
         self.watch = [name for name in dict.fromkeys(watch) if name not in outputs]
-        self.watched = set(self.watch)
+        self.watched = outputs | set(self.watch)
         self.names = Names([*self.types, *(node.name for node in model.graph.node)])
         # A half-precision value by name -> the name of the same numbers in float32.
         self.wide: dict[str, str] = {}

@@ -80,19 +80,19 @@ _SMALL = 4096
 Rule = Callable[["onnx.ModelProto"], Iterator[str]]
 
 
-def check_model(model: onnx.ModelProto, spec: GraphSpec, inputs: Mapping[str, str] | None = None) -> None:
+def check_model(model: onnx.ModelProto, spec: GraphSpec, dtypes: Mapping[str, str] | None = None) -> None:
     """Refuse a graph that breaks a rule.
 
     Args:
         model: The finished graph.
         spec: Its description.
-        inputs: Inputs that it takes in another type than the description says, e.g. half precision.
+        dtypes: Inputs and outputs of another type than the description says, e.g. half precision.
 
     Raises:
         ExportError: Names every broken rule with the nodes that break it.
     """
     problems = [problem for rule in RULES for problem in rule(model)]
-    problems += _interface(model, spec, inputs or {})
+    problems += _interface(model, spec, dtypes or {})
     if problems:
         raise ExportError(
             f"graph {spec.name!r} breaks {len(problems)} rule{'s' if len(problems) > 1 else ''}",
@@ -261,12 +261,12 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _interface(model: onnx.ModelProto, spec: GraphSpec, inputs: Mapping[str, str]) -> Iterator[str]:
+def _interface(model: onnx.ModelProto, spec: GraphSpec, dtypes: Mapping[str, str]) -> Iterator[str]:
     for kind, items, values in (
         ("input", spec.inputs, model.graph.input),
         ("output", spec.outputs, model.graph.output),
     ):
-        wanted = [f"{item.name} {inputs.get(item.name, item.dtype)} {list(item.shape)}" for item in items]
+        wanted = [f"{item.name} {dtypes.get(item.name, item.dtype)} {list(item.shape)}" for item in items]
         got = [_describe(value) for value in values]
         if wanted != got:
             yield f"its {kind}s are {got}, expected {wanted}"

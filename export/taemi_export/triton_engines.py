@@ -115,7 +115,7 @@ def describe_engine(bundle: Bundle, spec: GraphSpec, base: str, file: str, servi
     name = check_name(model_name(base, file, spec))
     if backend == "tensorrt":
         return describe_plan(spec, name, read_sidecar(bundle, file), serving, facts, bundle.folder)
-    dtypes = {item.name: item.dtype for item in tensors(spec)} | entry.inputs
+    dtypes = {item.name: item.dtype for item in tensors(spec)} | entry.inputs | entry.outputs
     _check_onnx(bundle.file(file), spec, dtypes)
     symbol = batch_symbol(spec)
     largest = 0

@@ -6,21 +6,24 @@ Integer graphs take the range of a whole call for their quantisation: there clip
 
 from __future__ import annotations
 
-import time
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from taemi_runtime.calls import chunks, join_rows, most_rows, run_together
+from taemi_runtime.calls import chunks, join_inputs, most_rows, run_together
+from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, see_together
 from taemi_runtime.contract import FUSION, SCORES
-from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, ClipFeatures, Encoded, in_calls, is_said
+from taemi_runtime.device_array import DeviceArray
+from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, in_calls, is_said
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.spec import Array
+from taemi_runtime.stopwatch import Stopwatch, stopwatch
 from taemi_runtime.transcripts import Transcript
 
 if TYPE_CHECKING:
@@ -54,37 +57,51 @@ def score_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cli
     """Score decoded clips; see ``ClipScorer.score_batch``."""
     encoded = encode_together(scorer, clips)
     whole = [item for item in encoded if isinstance(item, ClipFeatures)]
-    start = time.perf_counter()
-    scores = iter(fuse_together(scorer, whole))
-    share_ms = (time.perf_counter() - start) * 1e3 / max(1, len(whole))
-    outcomes: list[ClipResult | ClipFailure] = []
-    for given, item in zip(clips, encoded, strict=True):
-        name = given.name or str(given.clip.path)
-        found = next(scores) if isinstance(item, ClipFeatures) else item
-        if isinstance(item, ClipFeatures) and not isinstance(found, Exception):
-            item.spent_ms["fusion"] = share_ms
-            outcomes.append(scorer.conclude(name, item, found, sum(item.spent_ms.values())))
-        elif isinstance(found, Exception):
-            outcomes.append(ClipFailure.from_error(name, found))
-    return outcomes
+    with contextlib.ExitStack() as stack:
+        for features in whole:
+            stack.callback(features.close)
+        with stopwatch() as watch:
+            scores = iter(fuse_together(scorer, whole))
+        share_ms = watch.ms / max(1, len(whole))
+        outcomes: list[ClipResult | ClipFailure] = []
+        for given, item in zip(clips, encoded, strict=True):
+            name = given.name or str(given.clip.path)
+            found = next(scores) if isinstance(item, ClipFeatures) else item
+            if isinstance(item, ClipFeatures) and not isinstance(found, Exception):
+                item.spent_ms["fusion"] = share_ms
+                total_ms = item.wall_ms + watch.wall_ms / len(whole)
+                outcomes.append(scorer.conclude(name, item, found, total_ms))
+            elif isinstance(found, Exception):
+                outcomes.append(ClipFailure.from_error(name, found))
+        return outcomes
 
 
 def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[ClipFeatures | Exception]:
     """Encode decoded clips.
 
     Returns:
-        For each clip its features, or what went wrong with it.
+        For each clip its features, which the caller closes, or what went wrong with it.
     """
     encoder = scorer.encoder
-    work = [_Work(item, item.said, {"decode": item.decode_ms}) for item in clips]
+    work = [_Work(item, item.said, {"decode": item.decode_ms}, item.decode_ms, len(clips)) for item in clips]
     for item in work:
         if item.said.text is None:
-            start = time.perf_counter()
-            try:
-                item.said = scorer.hear(item.given.clip.path)
-            except Exception as error:  # this clip's failure, whatever it is
-                item.error = error
-            item.spent_ms["asr"] = (time.perf_counter() - start) * 1e3
+            with stopwatch() as watch:
+                try:
+                    item.said = scorer.hear(item.given.clip.path)
+                except Exception as error:  # this clip's failure, whatever it is
+                    item.error = error
+            item.count("asr", watch)
+    try:
+        _encode_all(encoder, scorer, work)
+        return [_conclude(encoder, item) for item in work]
+    except BaseException:
+        for item in work:
+            item.close()
+        raise
+
+
+def _encode_all(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]) -> None:
     for graph, encode, needs_it in _ENCODERS:
         some = [item for item in work if item.error is None and needs_it(item)]
         try:
@@ -95,7 +112,6 @@ def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cl
             continue
         if some:
             encode(encoder, scorer, some, most)
-    return [item.error or _conclude(encoder, item) for item in work]
 
 
 def fuse_together(
@@ -111,10 +127,7 @@ def fuse_together(
     def fuse(some: Sequence[ClipFeatures]) -> list[npt.NDArray[np.float32]]:
         if len(some) == 1:
             return [scorer.fuse(some[0])]
-        feeds = {
-            item.name: join_rows([clip.inputs[item.name] for clip in some]) for item in engine.spec.inputs
-        }
-        scores = engine.run(feeds)[SCORES]
+        scores = engine.run(join_inputs(engine.spec, [clip.feeds() for clip in some]))[SCORES]
         if not np.isfinite(scores).all():
             raise EngineError("cannot use the scores of a batch", "some are not finite")  # each is run alone
         return list(scores)
@@ -127,15 +140,30 @@ def fuse_together(
 
 @dataclass
 class _Work:
-    """A clip on its way through the encoders."""
+    """A clip on its way through the encoders, one of so many."""
 
     given: DecodedClip
     said: Transcript
     spent_ms: dict[str, float]
+    wall_ms: float
+    clips: int
     error: Exception | None = None
     heard: Encoded | None = None
-    seen: list[Array] = field(default_factory=list)
+    seen: SeenFrames | None = None
     read: Encoded | None = None
+
+    def count(self, stage: str, watch: Stopwatch, clips: int = 1) -> None:
+        """Count its share of what so many clips took together."""
+        self.spent_ms[stage] = self.spent_ms.get(stage, 0.0) + watch.ms / clips
+        self.wall_ms += watch.wall_ms / clips
+
+    def close(self) -> None:
+        """Give back what lies on a device."""
+        for encoded in (self.heard, self.read):
+            if encoded is not None and isinstance(encoded[0], DeviceArray):
+                encoded[0].close()
+        if self.seen is not None:
+            self.seen.close()
 
     @property
     def has_sound(self) -> bool:
@@ -154,9 +182,8 @@ class _Work:
 
 def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     def hear(some: Sequence[_Work]) -> list[Encoded]:
-        return encoder.hear(
-            [item.given.clip.waveform for item in some if item.given.clip.waveform is not None]
-        )
+        waveforms = [item.given.clip.waveform for item in some if item.given.clip.waveform is not None]
+        return encoder.hear(waveforms, clips=work[0].clips)
 
     ordered = sorted(work, key=_samples)
     fixed = scorer.preprocessing.audio.padded_samples is not None
@@ -171,32 +198,38 @@ def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], m
 def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     """Encode frames: whole calls clip by clip, as alone; what is left of several clips shares calls."""
 
-    def see(some: Sequence[_Work]) -> list[Array]:
-        rests = [_rest(item) for item in some]
-        features = encoder.see(np.concatenate(rests) if len(rests) > 1 else rests[0])
-        return list(np.split(features, np.cumsum([len(rest) for rest in rests])[:-1]))
+    def see(some: Sequence[_Work]) -> list[None]:
+        calls = []
+        for item in some:
+            assert item.seen is not None  # as the whole calls are over
+            rest = _rest(item)
+            calls.append((item.seen, rest, len(_frames(item)) - len(rest)))
+        see_together(encoder, calls)
+        return [None for _ in some]
 
     del scorer
     for item in work:
-        start = time.perf_counter()
         frames = _frames(item)
-        try:
-            item.seen = [encoder.see(part) for part in in_calls(frames[: len(frames) - len(_rest(item))])]
-        except Exception as error:  # this clip's failure, whatever it is
-            item.error = error
-        item.spent_ms["vision"] = (time.perf_counter() - start) * 1e3
+        whole = frames[: len(frames) - len(_rest(item))]
+        with stopwatch() as watch:
+            try:
+                item.seen = SeenFrames(encoder, clips=item.clips)
+                for call, part in enumerate(in_calls(whole)):
+                    item.seen.see(part, call * FRAMES_A_CALL)
+            except Exception as error:  # this clip's failure, whatever it is
+                item.error = error
+        if len(whole):
+            item.count("vision", watch)
     left = [item for item in work if item.error is None and len(_rest(item))]
     for group in [[item] for item in left] if most == 1 else _fill(left):
         for item, found in zip(group, _timed("vision", see, group), strict=True):
             if isinstance(found, Exception):
                 item.error = found
-            else:
-                item.seen.append(found)
 
 
 def _encode_text(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     def read(some: Sequence[_Work]) -> list[Encoded]:
-        return encoder.read([item.said.text or "" for item in some])
+        return encoder.read([item.said.text or "" for item in some], clips=work[0].clips)
 
     del scorer
     for group in chunks(work, most):
@@ -217,26 +250,27 @@ _ENCODERS: tuple[
 
 
 def _conclude(encoder: ClipEncoder, item: _Work) -> ClipFeatures | Exception:
-    try:
-        return encoder.gather(
-            item.given.clip,
-            item.said,
-            (item.heard, np.concatenate(item.seen) if item.seen else None, item.read),
-            item.spent_ms,
-        )
-    except Exception as error:  # this clip's failure, whatever it is
-        return error
+    error = item.error
+    if error is None:
+        try:
+            seen = item.seen.whole() if item.seen is not None else None
+            encoded = (item.heard, seen, item.read)
+            found = encoder.gather(item.given.clip, item.said, encoded, item.spent_ms)
+            return replace(found, wall_ms=item.wall_ms)
+        except Exception as caught:  # this clip's failure, whatever it is
+            error = caught
+    item.close()
+    return error
 
 
 def _timed(
     stage: str, run: Callable[[Sequence[_Work]], Sequence[Found]], group: list[_Work]
 ) -> list[Found | Exception]:
     """Run a group and share its time out evenly."""
-    start = time.perf_counter()
-    found = run_together(run, group)
+    with stopwatch() as watch:
+        found = run_together(run, group)
     for item in group:
-        share_ms = (time.perf_counter() - start) * 1e3 / len(group)
-        item.spent_ms[stage] = item.spent_ms.get(stage, 0.0) + share_ms
+        item.count(stage, watch, len(group))
     return found
 
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from taemi_runtime.engine import Engine
-from taemi_runtime.spec import Array
+from taemi_runtime.resident import DeviceRows, Given, Inputs
+from taemi_runtime.spec import Array, GraphSpec
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -46,6 +47,41 @@ def join_rows(rows: Sequence[Array]) -> Array:
     for target, row in zip(joined, rows, strict=True):
         target[: row.shape[1]] = row[0]
     return joined
+
+
+def join_inputs(spec: GraphSpec, calls: Sequence[Inputs]) -> dict[str, Given]:
+    """Join the inputs of several calls with a batch of one each.
+
+    Where one lies on a device all of them stay there, less those of what is not present, which is not read.
+
+    Args:
+        spec: The graph.
+        calls: The inputs of each call.
+    """
+    joined: dict[str, Given] = {}
+    for item in spec.inputs:
+        rows = [call[item.name] for call in calls]
+        if all(
+            isinstance(row, DeviceRows) or not _is_present(spec, item.name, call)
+            for row, call in zip(rows, calls, strict=True)
+        ) and any(isinstance(row, DeviceRows) for row in rows):
+            joined[item.name] = DeviceRows.join(rows)
+            continue
+        joined[item.name] = join_rows(
+            [row.numpy().astype(item.dtype) if isinstance(row, DeviceRows) else row for row in rows]
+        )
+    return joined
+
+
+def _is_present(spec: GraphSpec, name: str, call: Inputs) -> bool:
+    """Whether a presence flag of a call with a batch of one lets the graph read an input."""
+    flags = spec.presence
+    if flags is None:
+        return True
+    given = call[flags.name]
+    return isinstance(given, DeviceRows) or not any(
+        name in names and not given[0, column] for column, names in enumerate(flags.governs)
+    )
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[list[Item]]:

@@ -7,20 +7,26 @@ the same behaviour whatever runs underneath.
 from __future__ import annotations
 
 import abc
+import functools
+import logging
+import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
-from taemi_runtime.errors import EngineError, InputError, UsageError
-from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec
+from taemi_runtime.device_array import Pool
+from taemi_runtime.errors import EngineError, UsageError
+from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
+from taemi_runtime.resident import DeviceRows, Inputs, Keep, device_inputs
+from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
+from taemi_runtime.stopwatch import count_device_ms
 
-HALF_MAX = 65504.0
-"""The largest finite half-precision number (IEEE 754 binary16)."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class EngineInfo:
         threads: Threads inside one call; 0 where the backend decides.
         inputs: Dtypes of the inputs that the engine takes otherwise than the GraphSpec says, e.g.
             ``{"x": "float16"}``; callers may give float32 or that.
+        outputs: Dtypes of the outputs that it computes otherwise than the GraphSpec says; on the host they
+            are as the GraphSpec says, on a device as they were computed.
     """
 
     path: str
@@ -47,6 +55,7 @@ class EngineInfo:
     limits: dict[str, int] = field(default_factory=dict)
     threads: int = 0
     inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,20 +112,40 @@ class Engine(abc.ABC):
     def __init__(self, spec: GraphSpec, info: EngineInfo) -> None:
         self.spec = spec
         self.info = info
-        self.last_run_ms = 0.0
         self._closed = False
+        self._mine = threading.local()
 
-    def run(self, inputs: Arrays, *, check_values: bool = True) -> dict[str, Array]:
+    @property
+    def last_run_ms(self) -> float:
+        """Milliseconds that the last call of this thread took; 0 before its first.
+
+        On the device, by its own events, where the backend records them; else by the clock.
+        """
+        return getattr(self._mine, "run_ms", 0.0)
+
+    @property
+    def pool(self) -> Pool | None:
+        """What lends memory for outputs that stay on the device; ``None`` where they come to the host."""
+        return None
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """How many threads' calls are worth having under way, so that copies overlap computing."""
+        return 1
+
+    def run(self, inputs: Inputs, *, check_values: bool = True, keep: Keep | None = None) -> dict[str, Array]:
         """Compute the outputs.
 
         Args:
             inputs: One array for each input of the spec; nothing is modified or kept. What the engine takes
-                in half precision may come as float16, too.
+                in half precision may come as float16, too. Those on a device are taken as they are where
+                ``why_not_from`` has nothing against it, and come to the host otherwise.
             check_values: Whether NaN and Inf in valid input, and numbers that the engine's half precision
-                does not reach, are looked for (a pass over the data).
+                does not reach, are looked for (a pass over the data); never in what lies on a device.
+            keep: What is to stay on the device, of engines that have a ``pool``.
 
         Returns:
-            Outputs by name; the arrays belong to the caller.
+            Outputs by name, less those that were kept; the arrays belong to the caller.
 
         Raises:
             InputError: An input does not fit the spec, is not finite where it is valid, or is beyond
@@ -125,15 +154,88 @@ class Engine(abc.ABC):
         """
         if self._closed:
             raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
+        resident = device_inputs(inputs)
+        if resident:
+            inputs, resident = self._bring(inputs, resident)
         halves = frozenset(name for name, dtype in self.info.inputs.items() if dtype == "float16")
-        self.spec.check(inputs, halves)
+        sizes = self.spec.check(inputs, halves)
+        if keep:
+            self._check_keep(keep, sizes)
         if check_values:
             check_finite(self.spec, inputs)
             check_half_range(self.spec, inputs, halves)
+        self._mine.device_ms = None
         start = time.perf_counter()
-        outputs = self._run(inputs)
-        self.last_run_ms = (time.perf_counter() - start) * 1e3
+        if keep or resident:
+            outputs = self._run_resident(inputs, keep or {})
+        else:
+            outputs = self._run(cast("Arrays", inputs))
+        wall_ms = (time.perf_counter() - start) * 1e3
+        device_ms: float | None = self._mine.device_ms
+        if device_ms is not None:
+            count_device_ms(device_ms)
+        self._mine.run_ms = wall_ms if device_ms is None else device_ms
         return outputs
+
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+        """Return why an input is not taken from a device; empty where it is.
+
+        Args:
+            name: The input.
+            dtype: Its element type there.
+            devices: Where it lies.
+            entries: How many arrays it is put together from, one for each entry of axis 0.
+        """
+        del name, dtype, entries
+        return f"{self.info.backend} takes its inputs from the host, not from {', '.join(devices)}"
+
+    def why_not_keep(self, clips: int) -> str:
+        """Return why outputs of calls that several clips may share cannot stay in an array for each.
+
+        Args:
+            clips: How many clips; 1 where no call is shared.
+        """
+        del clips
+        return ""
+
+    def dtype_of(self, item: InputSpec | OutputSpec) -> np.dtype[Any]:
+        """Return the element type in which an input is taken, or an output computed, on the device."""
+        changed = self.info.inputs if isinstance(item, InputSpec) else self.info.outputs
+        return np.dtype(changed.get(item.name, item.dtype))
+
+    def _check_keep(self, keep: Keep, sizes: Mapping[str, int]) -> None:
+        """Refuse what is no part of an output, or is to go where it does not fit.
+
+        Raises:
+            EngineError: Says which piece, and why.
+        """
+        outputs = {item.name: item for item in self.spec.outputs}
+        for name, pieces in keep.items():
+            asked = f"cannot keep {self.spec.name}.{name} on the device"
+            if name not in outputs:
+                raise EngineError(asked, f"its outputs are {', '.join(outputs)}")
+            shape, dtype = self.spec.shape(outputs[name], sizes), self.dtype_of(outputs[name])
+            for piece in pieces:
+                there = (piece.target.device, piece.target.dtype)
+                if there != (self.info.device, dtype):
+                    here = f"{dtype} on {self.info.device}"
+                    raise EngineError(asked, f"it is {here}, the array {there[1]} on {there[0]}")
+                piece.span(shape)
+
+    def _bring(
+        self, inputs: Inputs, resident: Mapping[str, DeviceRows]
+    ) -> tuple[Inputs, dict[str, DeviceRows]]:
+        """Bring inputs to the host that cannot be taken from where they lie; return all, and what stays."""
+        for name, given in resident.items():
+            check_cover(self.spec, name, given)
+            if why := self.why_not_from(name, given.dtype, given.devices, entries=len(given.parts)):
+                say_by_host(f"{self.spec.name}.{name}", why)
+                inputs = {**inputs, name: given.numpy()}
+        return inputs, device_inputs(inputs)
+
+    def _note_device_ms(self, ms: float) -> None:
+        """Note how long this thread's call took by the device's own events."""
+        self._mine.device_ms = ms
 
     def stop(self, threads: Collection[int]) -> None:  # noqa: B027 - most backends cannot, and need not say so
         """Make the calls that some threads are in fail soon, where the backend can; later calls run.
@@ -145,6 +247,13 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def _run(self, inputs: Arrays) -> dict[str, Array]:
         """Run checked inputs."""
+
+    def _run_resident(self, inputs: Inputs, keep: Keep) -> dict[str, Array]:
+        """Run checked inputs, some of which lie on the device, and keep outputs there."""
+        del inputs, keep
+        raise EngineError(
+            f"cannot keep outputs of {self.info.path} on a device", f"{self.info.backend} has none"
+        )
 
     def padded_lengths(self, lengths: Mapping[str, int]) -> dict[str, int]:
         """Return the lengths that a call is padded to, wherever it is padded: callers may do so at once.
@@ -219,71 +328,26 @@ class Backend(abc.ABC):
         """
 
 
-def check_finite(spec: GraphSpec, inputs: Arrays) -> None:
-    """Refuse NaN and Inf wherever they would be read.
-
-    Padding and switched-off inputs may hold anything: graphs replace them before any arithmetic.
-
-    Raises:
-        InputError: Names the input, the row and the first position.
-    """
-    for item in spec.inputs:
-        array = inputs[item.name]
-        if array.dtype.kind != "f" or np.isfinite(array).all():
-            continue
-        bad = ~np.isfinite(array) & _read_positions(spec, item, inputs)
-        if bad.any():
-            place = tuple(int(index) for index in np.argwhere(bad)[0])
-            raise InputError(
-                f"input {spec.name}.{item.name} is not finite where it is valid",
-                f"{array[place]} at {place}",
-                "Repair the feature, mark the position invalid in the mask, or the input as not present",
-            )
+@functools.cache
+def say_by_host(what: str, why: str) -> None:
+    """Say once that something on a device goes by the host."""
+    _log.info("%s goes by the host: %s", what, why)
 
 
-def check_half_range(spec: GraphSpec, inputs: Arrays, halves: Collection[str]) -> None:
-    """Refuse numbers that would become infinite on their way into a half-precision engine.
+def why_not_here(engine: Engine, name: str, dtype: Any, devices: Collection[str]) -> str:
+    """Return why an engine on a device does not take an input from there; empty where it does.
 
     Args:
-        spec: The graph.
-        inputs: The arrays of a call.
-        halves: The inputs that the engine takes in half precision.
-
-    Raises:
-        InputError: Names the input, the number, its position and the largest half-precision number.
+        engine: The engine.
+        name: The input.
+        dtype: Its element type on the device.
+        devices: Where it lies.
     """
-    for item in spec.inputs:
-        array = inputs[item.name]
-        if item.name not in halves or array.dtype == np.float16:
-            continue
-        bad = np.isfinite(array) & (np.abs(array) > HALF_MAX)
-        if bad.any() and (bad := bad & _read_positions(spec, item, inputs)).any():
-            place = tuple(int(index) for index in np.argwhere(bad)[0])
-            raise InputError(
-                f"input {spec.name}.{item.name} does not fit into half precision, as this engine takes it",
-                f"{array[place]} at {place}, half precision ends at {HALF_MAX:g}",
-                "Check the feature's scale, or run the fp32 engine",
-            )
-
-
-def as_dtype(array: Array, dtype: str) -> Array:
-    """Return an array contiguous and in an engine's element type; the array itself where it is.
-
-    What stands in padding may be beyond the type's range and becomes infinite, without a warning.
-    """
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=dtype)
-
-
-def _read_positions(spec: GraphSpec, item: InputSpec, inputs: Arrays) -> Array:
-    array = inputs[item.name]
-    read = np.ones(array.shape, dtype=bool)
-    mask = spec.mask_of(item.name)
-    if mask is not None and inputs[mask.name].shape == array.shape[:2]:
-        read &= inputs[mask.name].astype(bool).reshape(array.shape[:2] + (1,) * (array.ndim - 2))
-    flags = spec.presence
-    if flags is not None:
-        for column, names in enumerate(flags.governs):
-            if item.name in names:
-                read &= inputs[flags.name][:, column].reshape((-1,) + (1,) * (array.ndim - 1))
-    return read
+    item, info = engine.spec.input(name), engine.info
+    if set(devices) != {info.device}:
+        return f"it lies on {', '.join(sorted(devices))}, {info.path} runs on {info.device}"
+    if item.role != "data":
+        return f"it is a {item.role}"
+    if dtype != engine.dtype_of(item):
+        return f"it is {dtype} there, {info.path} takes {engine.dtype_of(item)}"
+    return ""

@@ -35,6 +35,8 @@ class FileEntry:
         precision: ``fp32``, ``fp16`` or ``int8``, for engine files.
         inputs: Dtypes of the inputs that this file takes otherwise than the GraphSpec says, e.g.
             ``{"features": "float16"}``: features enter half-precision engines in half precision.
+        outputs: Dtypes of the outputs that this file gives otherwise than the GraphSpec says: what another
+            graph of the bundle takes in half precision, half-precision engines give so.
         operators: How often each operator occurs, for ONNX files.
     """
 
@@ -43,6 +45,7 @@ class FileEntry:
     graph: str | None = None
     precision: str | None = None
     inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
     operators: dict[str, int] = field(default_factory=dict)
 
 
@@ -275,6 +278,8 @@ def describe_file(
     graph: str | None = None,
     precision: str | None = None,
     inputs: dict[str, str] | None = None,
+    outputs: dict[str, str] | None = None,
 ) -> FileEntry:
     """Measure a file for the manifest."""
-    return FileEntry(file_sha256(path), path.stat().st_size, graph, precision, inputs or {})
+    size = path.stat().st_size
+    return FileEntry(file_sha256(path), size, graph, precision, inputs or {}, outputs or {})

@@ -17,10 +17,11 @@ import numpy.typing as npt
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.attention import Weights, cut_attention, require_attention
 from taemi_runtime.batching import DecodedClip, encode_together, score_together
+from taemi_runtime.clip_features import ClipFeatures
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
 from taemi_runtime.decoding import ClipDecoder
-from taemi_runtime.encoding import ClipEncoder, ClipFeatures
+from taemi_runtime.encoding import ClipEncoder
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.faces.choice import describe_difference, open_detector
 from taemi_runtime.host import runs_on_cpu
@@ -85,7 +86,7 @@ class ClipScorer:
             self.preprocessing, vision=replace(self.preprocessing.vision, faces=used)
         )
         self.decoder = ClipDecoder(self.preprocessing, faces, self.limits)
-        self.encoder = ClipEncoder(model, self.preprocessing)
+        self.encoder = ClipEncoder(model, self.preprocessing, resident=True)
         outputs = model.manifest.graphs[FUSION].outputs
         self.labels = next(item.labels for item in outputs if item.name == SCORES)
         # What is done with every clip's features, and whether results say what the network attended to.
@@ -248,10 +249,10 @@ class ClipScorer:
             EngineError: An engine or the recogniser failed, or scores are not finite.
         """
         clock = Clock()
-        features = stream_clip(self, path, Transcript.given(transcript, transcript_source), clock)
-        with clock.stage("fusion"):
-            scores = self.fuse(features)
-        return self.conclude(str(path), features, scores, clock.total_ms())
+        with stream_clip(self, path, Transcript.given(transcript, transcript_source), clock) as features:
+            with clock.stage("fusion"):
+                scores = self.fuse(features)
+            return self.conclude(str(path), features, scores, clock.total_ms())
 
     def conclude(
         self, name: str, features: ClipFeatures, scores: npt.NDArray[np.float32], total_ms: float
@@ -264,6 +265,8 @@ class ClipScorer:
             scores: [outputs] float32, not clipped.
             total_ms: How long it took, in milliseconds.
         """
+        if self.keep is not None:
+            features.bring()
         kept = self.keep(features) if self.keep is not None else ()
         if self.clip_scores:
             scores = np.clip(scores, 0.0, 1.0) + 0.0  # no -0.0
@@ -294,11 +297,13 @@ class ClipScorer:
         transcript: str | Transcript | None = None,
         transcript_source: str = "given",
     ) -> ClipFeatures:
-        """Decode and encode one clip; arguments and errors as for [ClipScorer.score][]."""
-        return stream_clip(self, path, Transcript.given(transcript, transcript_source), Clock())
+        """Decode and encode one clip, as [ClipScorer.score][] does; features are on the host."""
+        with stream_clip(self, path, Transcript.given(transcript, transcript_source), Clock()) as found:
+            found.bring()
+            return found
 
     def encode(self, clip: Clip, said: Transcript, decode_ms: float = 0.0) -> ClipFeatures:
-        """Encode a clip that is decoded.
+        """Encode a clip that is decoded, features on the host.
 
         Args:
             clip: The clip.
@@ -312,7 +317,9 @@ class ClipScorer:
         (found,) = encode_together(self, [DecodedClip(clip, said, decode_ms=decode_ms)])
         if isinstance(found, Exception):
             raise found
-        return found
+        with found:
+            found.bring()
+            return found
 
     def hear(self, path: str | PathLike[str]) -> Transcript:
         """Transcribe a clip that has no transcript; threads take turns."""
@@ -350,7 +357,7 @@ class ClipScorer:
         Raises:
             EngineError: The engine failed, or its scores are not finite.
         """
-        feeds = dict(features.inputs)
+        feeds = features.feeds()
         if present is not None:
             feeds[PRESENT] = np.array(present, dtype=np.bool_)[None]
         engine = self.model.engine(FUSION)
@@ -375,7 +382,7 @@ class ClipScorer:
         """
         engine = self.model.engine(FUSION)
         require_attention(engine.spec, self.model.path)
-        outputs = {name: values[0] for name, values in engine.run(features.inputs).items()}
+        outputs = {name: values[0] for name, values in engine.run(features.feeds()).items()}
         present = (features.audio.present, features.vision.present, features.text.present)
         lengths = {
             name: int(np.count_nonzero(features.inputs[f"{name}_mask"]))

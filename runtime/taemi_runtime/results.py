@@ -75,9 +75,10 @@ class TextUse:
 class Timings:
     """How long each stage was busy, in milliseconds; opening engines is part of none.
 
-    Stages run beside one another: they may add up to more than ``total``, which is wall clock, less the time
-    in which nothing was done but opening engines. In a batch a clip has its share of each shared call, and
-    ``total`` is the sum.
+    A stage whose engine is a plan says how long its calls took on the GPU, by the GPU's own events; every
+    other one is wall clock. Stages run beside one another: they may add up to more than ``total``, which is
+    wall clock, less the time in which nothing was done but opening engines. In a batch a clip has its share
+    of each shared call, and ``total`` is the sum of its shares by the clock.
     """
 
     decode: float = 0.0

@@ -9,12 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.errors import InputError, SpecError
+
+
+class Shaped(Protocol):
+    """What an array's type and shape are checked by, wherever its values lie."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of every axis."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -255,7 +272,7 @@ class GraphSpec:
         """Return the concrete shape of an input or output."""
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in item.shape)
 
-    def check(self, arrays: Arrays, halves: Collection[str] = ()) -> dict[str, int]:
+    def check(self, arrays: Mapping[str, Shaped], halves: Collection[str] = ()) -> dict[str, int]:
         """Check names, element types and shapes of a call's inputs before anything runs.
 
         Args:
@@ -292,7 +309,7 @@ class GraphSpec:
                     )
         return sizes
 
-    def _check_array(self, item: InputSpec, array: Array, sizes: dict[str, int], half: bool) -> None:
+    def _check_array(self, item: InputSpec, array: Shaped, sizes: dict[str, int], half: bool) -> None:
         place = f"{self.name}.{item.name}"
         dtypes = (item.dtype, "float16") if half else (item.dtype,)
         wanted = f"{' or '.join(dtypes)} [{', '.join(map(str, item.shape))}]"

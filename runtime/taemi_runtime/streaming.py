@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
-from taemi_runtime.encoding import FRAMES_A_CALL, ClipFeatures, Encoded, in_calls, is_said
+from taemi_runtime.device_array import DeviceArray
+from taemi_runtime.encoding import FRAMES_A_CALL, in_calls, is_said
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.media import Clip
@@ -82,13 +84,14 @@ class _Stream:
         self._turn: Any = (
             threading.Lock() if runs_on_cpu(scorer.model.options.device) else contextlib.nullcontext()
         )
-        self._pictures: queue.SimpleQueue[Array | None] = queue.SimpleQueue()
+        # Frames of one call, with the place of the first in the clip.
+        self._pictures: queue.SimpleQueue[tuple[int, Array] | None] = queue.SimpleQueue()
         self._sound: queue.SimpleQueue[npt.NDArray[np.float32] | None] = queue.SimpleQueue()
         self._sent = 0
         self._heard_early = False
         self._clip: Clip | None = None
         self._heard: Encoded | None = None
-        self._seen: list[Array] = []
+        self._seen: SeenFrames | None = None
         self._read: Encoded | None = None
 
     def run(self) -> ClipFeatures:
@@ -104,9 +107,26 @@ class _Stream:
             raise
         if self._clip is None:
             raise AssertionError("decoding ended without a clip and without an error")
-        seen = np.concatenate(self._seen) if self._seen else None
+        seen = self._seen.whole() if self._seen is not None else None
         encoded = (self._heard, seen, self._read)
-        return self._encoder.gather(self._clip, self._said, encoded, self._clock.spent_ms)
+        try:
+            return self._encoder.gather(self._clip, self._said, encoded, self._clock.spent_ms)
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Give back what lies on a device; what a call still uses comes back when it has ended."""
+        for encoded in (self._heard, self._read):
+            if encoded is not None and isinstance(encoded[0], DeviceArray):
+                encoded[0].close()
+        if self._seen is not None:
+            self._seen.close()
+
+    def _close_if_given_up(self) -> None:
+        """Give back what a stage got after the clip was given up."""
+        if self._stopped.is_set():
+            self._close()
 
     def _start(self, stage: str, work: Callable[[], None]) -> None:
         def run() -> None:
@@ -142,6 +162,7 @@ class _Stream:
         end = time.monotonic() + _PATIENCE_S
         end_threads([self._threads["decode"]], stop, _PATIENCE_S)
         end_threads(list(self._threads.values()), stop, end - time.monotonic())
+        self._close()
 
     def _check(self) -> None:
         if self._stopped.is_set():
@@ -149,7 +170,10 @@ class _Stream:
 
     def _open(self, graph: str) -> None:
         with self._clock.loading():
-            self._scorer.model.engine(graph)
+            if graph == FUSION:
+                self._scorer.model.engine(graph)
+            else:
+                self._encoder.open(graph)
 
     def _decode(self) -> None:
         try:
@@ -158,7 +182,8 @@ class _Stream:
             self._clip = clip
             if clip.frames is not None:
                 for part in in_calls(clip.frames[self._sent :]):
-                    self._pictures.put(part)
+                    self._pictures.put((self._sent, part))
+                    self._sent += len(part)
             if clip.waveform is not None and clip.waveform.size and not self._heard_early:
                 self._sound.put(clip.waveform)
         finally:
@@ -179,8 +204,8 @@ class _Stream:
             if "vision" not in self._threads:
                 self._start("vision", self._encode_pictures)
             while (part := sight.part(self._sent, FRAMES_A_CALL)) is not None:
+                self._pictures.put((self._sent, part))
                 self._sent += FRAMES_A_CALL
-                self._pictures.put(part)
 
     def _encode_sound(self) -> None:
         self._open("audio")
@@ -191,14 +216,34 @@ class _Stream:
             self._check()
             with self._clock.stage("audio"):
                 (self._heard,) = self._encoder.hear([waveform])
+        self._close_if_given_up()
 
     def _encode_pictures(self) -> None:
         self._open("vision")
-        while (pixels := self._pictures.get()) is not None:
+        part = self._pictures.get()
+        if part is None:
+            return
+        self._seen = SeenFrames(self._encoder)
+        try:
+            self._check()
+            for number in range(2, self._encoder.calls_at_a_time("vision") + 1):
+                self._start(f"vision-{number}", lambda: self._see(None))
+            self._see(part)
+        finally:
+            self._close_if_given_up()
+
+    def _see(self, part: tuple[int, Array] | None) -> None:
+        """Encode frames until there are no more; on a GPU two threads do: copies overlap computing."""
+        assert self._seen is not None
+        while part is not None or (part := self._pictures.get()) is not None:
+            start, pixels = part
+            part = None
             with self._turn:
                 self._check()
                 with self._clock.stage("vision"):
-                    self._seen.append(self._encoder.see(pixels))
+                    self._seen.see(pixels, start)
+        # The end is the other thread's, too.
+        self._pictures.put(None)
 
     def _encode_text(self) -> None:
         if self._said.text is None:
@@ -210,7 +255,9 @@ class _Stream:
             return
         with self._clock.loading():
             self._encoder.text_parts()
+            self._encoder.open("text")
         with self._turn:
             self._check()
             with self._clock.stage("text"):
                 (self._read,) = self._encoder.read([self._said.text])
+        self._close_if_given_up()

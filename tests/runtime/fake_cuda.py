@@ -21,6 +21,7 @@ class CUresult(enum.IntEnum):
     CUDA_ERROR_NO_BINARY_FOR_GPU = 209
     CUDA_ERROR_INVALID_HANDLE = 400
     CUDA_ERROR_NOT_FOUND = 500
+    CUDA_ERROR_NOT_READY = 600
     CUDA_ERROR_ILLEGAL_ADDRESS = 700
     CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
     CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901
@@ -141,6 +142,10 @@ class FakeDriver:
         self.gpu.download(stream, target, source, nbytes)
 
     @_call()
+    def cuMemcpyDtoDAsync(self, target, source, nbytes, stream):
+        self.gpu.move(stream, target, source, nbytes)
+
+    @_call()
     def cuEventCreate(self, flags):
         return SimpleNamespace(mark=Mark(), timed=flags == self.CUevent_flags.CU_EVENT_DEFAULT)
 
@@ -160,7 +165,7 @@ class FakeDriver:
     def cuEventElapsedTime(self, start, end):
         if not (start.timed and end.timed):
             raise GpuError("CUDA_ERROR_INVALID_HANDLE")
-        return 0.5
+        return self.gpu.elapsed_ms(start.mark, end.mark)
 
     @_call()
     def cuStreamWaitEvent(self, stream, event, flags):
@@ -288,6 +293,9 @@ class FakePycuda:
         arguments = (stream.handle, target.ctypes.data, source, target.nbytes)
         self.do("cuMemcpyDtoHAsync", self.gpu.download, *arguments)
 
+    def memcpy_dtod_async(self, target, source, nbytes, stream):
+        self.do("cuMemcpyDtoDAsync", self.gpu.move, stream.handle, target, source, nbytes)
+
     def module_from_buffer(self, image):
         module = self.do("cuModuleLoadDataEx", _load, image)
         return SimpleNamespace(
@@ -370,4 +378,4 @@ class _Event:
     def time_since(self, other):
         if not (self.timed and other.timed):
             raise self.pycuda.Error("cuEventElapsedTime failed: invalid resource handle")
-        return 0.5
+        return self.pycuda.do("cuEventElapsedTime", self.pycuda.gpu.elapsed_ms, other.mark, self.mark)

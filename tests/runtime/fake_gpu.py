@@ -4,6 +4,10 @@ Device memory is host memory behind addresses that the host cannot read, filled 
 allocated. Queued work runs when somebody waits for it and not before, so that a forgotten wait shows old
 values; what was captured runs when its graph is launched, on the addresses of the capture. Addresses are
 never given out twice: one that was freed is an error when the work runs, as on a real device.
+
+Two pieces of work of different queues that touch the same memory, one of them writing, are a race unless the
+earlier one is done or the later one's queue waits for an event behind it. A real device would compute
+something else from time to time; here a race is noted in ``races`` and fails the call.
 """
 
 from __future__ import annotations
@@ -28,9 +32,21 @@ class GpuError(Exception):
 
 
 @dataclass
+class Work:
+    """A piece of work: what it does, and the memory that it reads and writes, as (address, length)."""
+
+    run: Callable[[], None]
+    reads: tuple = ()
+    writes: tuple = ()
+    number: int = 0
+
+
+@dataclass
 class Queue:
     handle: int
     work: list = field(default_factory=list)
+    # Handle of another queue -> the last of its work that this one waits for.
+    behind: dict = field(default_factory=dict)
     captured: list | None = None
     # The only thread in which a capture forbids what cannot be captured; None forbids it in all of them.
     capturer: int | None = None
@@ -42,6 +58,8 @@ class Mark:
 
     passed: bool = True
     queue: Queue | None = None
+    behind: dict = field(default_factory=dict)
+    at_ms: float | None = None
 
 
 @dataclass
@@ -50,9 +68,11 @@ class FakeGpu:
 
     Args:
         memory_bytes: Its memory.
+        rubbish: What fresh memory is filled with; 0xFF makes every float a NaN.
     """
 
     memory_bytes: int = 1 << 40
+    rubbish: int = RUBBISH
     capability: tuple[int, int] = (8, 0)
     memory: dict = field(default_factory=dict)
     pinned: dict = field(default_factory=dict)
@@ -61,6 +81,10 @@ class FakeGpu:
     retained: int = 0
     allocations: int = 0
     waits: int = 0
+    # Bytes by direction: "up", "down" and "within" the device.
+    copied: dict = field(default_factory=lambda: dict.fromkeys(("up", "down", "within"), 0))
+    races: list = field(default_factory=list)
+    now_ms: float = 0.0
     refuses_capture: bool = False
     failed: str = ""
 
@@ -69,6 +93,7 @@ class FakeGpu:
         self.stacks = threading.local()
         self._next = FIRST_ADDRESS
         self._handles = 1000
+        self._number = 0
 
     # Contexts: a stack for each thread.
     @property
@@ -98,7 +123,7 @@ class FakeGpu:
             address = self._next
             # 256-byte alignment, and a gap in which every access is an error.
             self._next += (nbytes + 511) // 256 * 256
-            self.memory[address] = np.full(nbytes, RUBBISH, np.uint8)
+            self.memory[address] = np.full(nbytes, self.rubbish, np.uint8)
             self.allocations += 1
             return address
 
@@ -114,7 +139,7 @@ class FakeGpu:
         with self.lock:
             self._refuse_while_capturing()
             block = (ctypes.c_uint8 * nbytes)()
-            ctypes.memset(block, RUBBISH, nbytes)
+            ctypes.memset(block, self.rubbish, nbytes)
             self.pinned[ctypes.addressof(block)] = block
             self.allocations += 1
             return ctypes.addressof(block)
@@ -160,35 +185,74 @@ class FakeGpu:
             raise GpuError("CUDA_ERROR_INVALID_HANDLE")
         return self.queues[handle]
 
-    def enqueue(self, handle: int, work: Callable[[], None]) -> None:
+    def enqueue(self, handle: int, run: Callable[[], None], reads: tuple = (), writes: tuple = ()) -> None:
         with self.lock:
             queue = self.queue_of(handle)
-            (queue.work if queue.captured is None else queue.captured).append(work)
+            if queue.captured is not None:
+                queue.captured.append(Work(run, reads, writes))
+                return
+            self._number += 1
+            work = Work(run, reads, writes, self._number)
+            self._require_order(queue, work)
+            queue.work.append(work)
+
+    def _require_order(self, queue: Queue, work: Work) -> None:
+        for other in self.queues.values():
+            for earlier in other.work:
+                waited_for = other is queue or earlier.number <= queue.behind.get(other.handle, 0)
+                if not waited_for and _meet(earlier, work):
+                    self.races.append((other.handle, queue.handle))
+                    raise GpuError("CUDA_ERROR_ILLEGAL_ADDRESS")
 
     def upload(self, handle: int, target: int, source: int, nbytes: int) -> None:
         def copy() -> None:
             self.at(target, nbytes)[:] = self.host(source, nbytes)
+            self.copied["up"] += nbytes
 
-        self.enqueue(handle, copy)
+        self.enqueue(handle, copy, ((source, nbytes),), ((target, nbytes),))
 
     def download(self, handle: int, target: int, source: int, nbytes: int) -> None:
         def copy() -> None:
             self.host(target, nbytes)[:] = self.at(source, nbytes)
+            self.copied["down"] += nbytes
 
-        self.enqueue(handle, copy)
+        self.enqueue(handle, copy, ((source, nbytes),), ((target, nbytes),))
+
+    def move(self, handle: int, target: int, source: int, nbytes: int) -> None:
+        def copy() -> None:
+            self.at(target, nbytes)[:] = self.at(source, nbytes).copy()
+            self.copied["within"] += nbytes
+
+        self.enqueue(handle, copy, ((source, nbytes),), ((target, nbytes),))
 
     def record(self, handle: int, mark: Mark) -> None:
         with self.lock:
-            mark.passed, mark.queue = False, self.queue_of(handle)
-        self.enqueue(handle, lambda: setattr(mark, "passed", True))
+            queue = self.queue_of(handle)
+            mark.passed, mark.queue, mark.at_ms = False, queue, None
+            mark.behind = {**queue.behind, handle: self._number}
+
+        def pass_it() -> None:
+            mark.passed, mark.at_ms = True, self.now_ms
+
+        self.enqueue(handle, pass_it)
 
     def wait_for(self, handle: int, mark: Mark) -> None:
+        with self.lock:
+            behind = self.queue_of(handle).behind
+            for other, number in mark.behind.items():
+                behind[other] = max(number, behind.get(other, 0))
         self.enqueue(handle, lambda: self.reach(mark))
 
     def reach(self, mark: Mark) -> None:
         with self.lock:
             while not mark.passed and mark.queue is not None and mark.queue.work:
                 self._step(mark.queue)
+
+    def elapsed_ms(self, start: Mark, end: Mark) -> float:
+        """Milliseconds between two events, by a clock that every piece of work moves on."""
+        if start.at_ms is None or end.at_ms is None or not (start.passed and end.passed):
+            raise GpuError("CUDA_ERROR_NOT_READY")
+        return end.at_ms - start.at_ms
 
     def synchronise(self, handle: int) -> None:
         with self.lock:
@@ -201,7 +265,8 @@ class FakeGpu:
 
     def _step(self, queue: Queue) -> None:
         try:
-            queue.work.pop(0)()
+            self.now_ms += 0.25
+            queue.work.pop(0).run()
         except GpuError as error:
             self.failed = error.code
             raise
@@ -232,7 +297,7 @@ class FakeGpu:
 
     def launch(self, handle: int, graph: list) -> None:
         for work in graph:
-            self.enqueue(handle, work)
+            self.enqueue(handle, work.run, work.reads, work.writes)
 
     def scaled_add(self, handle: int, scale: float, x: int, y: int, count: int) -> None:
         """The one kernel that this device knows: y += scale * x."""
@@ -241,9 +306,23 @@ class FakeGpu:
             source = self.at(x, 4 * count).view(np.float32)
             self.at(y, 4 * count).view(np.float32)[:] += np.float32(scale) * source
 
-        self.enqueue(handle, run)
+        self.enqueue(handle, run, ((x, 4 * count),), ((y, 4 * count),))
 
     @property
     def is_clean(self) -> bool:
         """Whether everything was given back."""
         return not (self.memory or self.pinned or self.queues or self.graphs or self.retained)
+
+
+def _meet(one: Work, other: Work) -> bool:
+    """Whether two pieces of work touch the same memory, and at least one of them writes it."""
+    return any(
+        first < second + length and second < first + size
+        for mine, theirs in (
+            (one.writes, other.reads),
+            (one.reads, other.writes),
+            (one.writes, other.writes),
+        )
+        for first, size in mine
+        for second, length in theirs
+    )

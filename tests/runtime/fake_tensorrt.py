@@ -247,8 +247,17 @@ class FakeContext:
             self.gpu.spoil_capture(stream)
             return self.refuse("operation not permitted when stream is capturing: the first call allocates")
         self.ran = True
-        self.gpu.enqueue(stream, self._work(queue.captured is not None))
+        self.gpu.enqueue(stream, self._work(queue.captured is not None), *self._touched())
         return True
+
+    def _touched(self):
+        """The memory that a call reads, and that it writes."""
+        found = {}
+        for name in self.engine.nodes:
+            itemsize = np.dtype(self.engine.get_tensor_dtype(name)).itemsize
+            found[name] = (self.addresses[name], int(np.prod(self.get_tensor_shape(name))) * itemsize)
+        reads = tuple(found[name] for name in self.engine.inputs)
+        return reads, (*(found[name] for name in self.engine.outputs), self.scratch)
 
     def _work(self, captured):
         shapes, addresses, version, scratch = (

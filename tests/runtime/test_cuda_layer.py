@@ -119,6 +119,27 @@ def test_a_part_is_copied_and_the_rest_is_left(device):
         close(buffer, twin, stream)
 
 
+def test_copies_within_the_device_go_from_any_place_to_any_place(device):
+    with device.activate():
+        stream = device.stream()
+        (source, twin), (target, other) = put(device, stream, X), put(device, stream, Y)
+        stream.copy(target, source, 40, target_offset=8, source_offset=400)
+        stream.copy(source, target, 8)
+        stream.download(other, target, Y.nbytes)
+        stream.download(twin, source, X.nbytes)
+        stream.synchronise()
+        np.testing.assert_array_equal(other.array.view(np.float32), [*Y[:2], *X[100:110], *Y[12:]])
+        np.testing.assert_array_equal(twin.array.view(np.float32), [*Y[:2], *X[2:]])
+        for wrong in (
+            {"nbytes": X.nbytes + 1},
+            {"nbytes": 8, "target_offset": Y.nbytes - 4},
+            {"nbytes": 8, "source_offset": -4},
+        ):
+            with pytest.raises(EngineError, match=r"cannot copy \d+ bytes (to|from) byte -?\d+ of a buffer"):
+                stream.copy(target, source, **wrong)
+        close(source, twin, target, other, stream)
+
+
 def test_a_compiled_kernel_computes(device, gpu):
     with device.activate():
         stream = device.stream()

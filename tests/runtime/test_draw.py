@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from taemi_runtime.draw import digest, draw_inputs
-from taemi_runtime.engine import check_finite
 from taemi_runtime.errors import InputError
+from taemi_runtime.input_checks import check_finite
 from tests.runtime.tiny_bundle import WORDS, audio_spec, fusion_spec, text_spec, vision_spec
 
 SPECS = {

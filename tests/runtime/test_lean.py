@@ -24,6 +24,7 @@ BACKENDS = sorted(path.stem for path in (RUNTIME / "backends").glob("*.py"))
 GENERIC = (
     *("atomic", "bundle", "console", "draw", "engine", "errors", "host"),
     *("engine_choice", "loading", "manifest", "plan_sidecar", "spec", "strict"),
+    *("device_array", "input_checks", "resident", "stopwatch"),
     *(f"cuda/{path.stem}" for path in sorted((RUNTIME / "cuda").glob("*.py"))),
     *(f"backends/{name}" for name in BACKENDS),
 )

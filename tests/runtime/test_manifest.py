@@ -38,7 +38,7 @@ def test_a_manifest_survives_writing_and_reading(bundle, tmp_path):
         (
             lambda d: d["files"]["fusion.onnx"].update(size=3),
             r"unknown field size at \$\.files\.fusion\.onnx "
-            r"\(known: bytes, graph, inputs, operators, precision, sha256\)",
+            r"\(known: bytes, graph, inputs, operators, outputs, precision, sha256\)",
         ),
         (lambda d: d.pop("family"), "missing required field `family`"),
         (lambda d: d.update(trained="yes"), r"Expected `bool`, got `str` - at `\$\.trained`"),

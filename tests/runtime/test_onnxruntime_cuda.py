@@ -119,9 +119,9 @@ def test_bound_arrays_are_used_again_and_few_shapes_keep_them(pictures):
             found = engine.run({"pixels": pixels})["vision"]
             np.testing.assert_allclose(found, pixels.mean((2, 3)) / 255, rtol=1e-5)
         assert len(engine._slots) == _MOST_SHAPES
-        slot = engine._slots[((3, 3, 8, 8),)]
+        slot = engine._slots[((3, 3, 8, 8),), frozenset(), frozenset()]
         engine.run({"pixels": draw_inputs(spec, {"frames": 3})["pixels"]})
-        assert engine._slots[((3, 3, 8, 8),)] is slot
+        assert engine._slots[((3, 3, 8, 8),), frozenset(), frozenset()] is slot
 
 
 def test_graphs_are_numbered_by_shape_and_later_shapes_have_none(pictures, monkeypatch):

@@ -22,12 +22,12 @@ SPEC, SIZES = test_engine_contract.SPEC, test_engine_contract.SIZES
 def forgets_the_address_of_new_memory(patch):
     run = Lane.run
 
-    def reallocating(self, call, inputs):
+    def reallocating(self, call, inputs, keep):
         # As when buffers grow with the call, and the context keeps the addresses of the old ones.
         for name, buffer in list(self._buffers.items()):
             self._buffers[name] = self.layer.alloc(buffer.nbytes)
             buffer.close()
-        return run(self, call, inputs)
+        return run(self, call, inputs, keep)
 
     patch.setattr(Lane, "run", reallocating)
 
@@ -68,15 +68,15 @@ def ignores_false(patch):
 
 
 def captures_without_a_run(patch):
-    patch.setattr(Lane, "_warm", lambda self, state, shapes, outputs: None)
+    patch.setattr(Lane, "_warm", lambda self, state, way, outputs: None)
 
 
 def allocates_in_every_call(patch):
     run = Lane.run
 
-    def allocating(self, call, inputs):
+    def allocating(self, call, inputs, keep):
         self.layer.alloc(64)
-        return run(self, call, inputs)
+        return run(self, call, inputs, keep)
 
     patch.setattr(Lane, "run", allocating)
 
@@ -104,8 +104,8 @@ def gives_its_own_memory_away(patch):
             inner.setattr(
                 Lane,
                 "run",
-                lambda lane, call, given: {
-                    name: array.view(Borrowed) for name, array in lane_run(lane, call, given).items()
+                lambda lane, call, given, keep: {
+                    name: array.view(Borrowed) for name, array in lane_run(lane, call, given, keep).items()
                 },
             )
             return real(self, inputs)

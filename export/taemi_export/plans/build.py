@@ -330,6 +330,9 @@ def _check_types(bundle: Bundle, plan: _Plan, built: BuiltPlan) -> None:
     again = "Export the bundle again: taemi-export onnx CKPT --force"
     if built.inputs != promised:
         raise ExportError(asked, f"it takes {built.inputs}, the manifest says {promised}", again)
+    promised = {item.name: entry.outputs.get(item.name, item.dtype) for item in spec.outputs}
+    if built.outputs != promised:
+        raise ExportError(asked, f"it gives {built.outputs}, the manifest says {promised}", again)
     is_half = "float16" in built.layer_types
     if is_half != (entry.precision == "fp16"):
         types = ", ".join(f"{count} {name}" for name, count in built.layer_types.items())
@@ -341,7 +344,13 @@ def _write(session: _Session, bundle: Bundle, plan: _Plan, built: BuiltPlan) -> 
     with atomic_file(path) as part:
         part.write_bytes(built.plan)
     source = bundle.manifest.files[plan.source]
-    entry = describe_file(path, graph=plan.graph, precision=session.precision, inputs=dict(source.inputs))
+    entry = describe_file(
+        path,
+        graph=plan.graph,
+        precision=session.precision,
+        inputs=dict(source.inputs),
+        outputs=dict(source.outputs),
+    )
     target = session.options.target
     sidecar = PlanSidecar(
         plan=plan.name,

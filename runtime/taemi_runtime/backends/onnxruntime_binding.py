@@ -4,19 +4,31 @@ Without it every call allocates on the device, copies in and out of fresh memory
 into a CUDA graph. Here each shape has arrays of its own that are filled again, for the few shapes that
 were used last. Calls of several threads run one after the other, as they would on the session's one
 CUDA stream.
+
+Features may come from the device and stay there: they are bound where they lie, at addresses that change from
+call to call, so that such calls are not captured. Every call waits for its own work. An input must lie in one
+piece there, and an output is written in one: what clips share goes by the host.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from taemi_runtime.backends.onnxruntime_session import OnnxRuntimeEngine, element_type, reason
-from taemi_runtime.engine import EngineInfo, as_dtype
+from taemi_runtime.device_array import Pool
+from taemi_runtime.engine import EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
+from taemi_runtime.input_checks import as_dtype
+from taemi_runtime.plan_sidecar import Shape
+from taemi_runtime.resident import Inputs, Keep, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 
 # Shapes that keep their arrays; captured graphs are never freed by ONNX Runtime, so that later shapes
@@ -24,7 +36,8 @@ from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 _MOST_SHAPES = 8
 _NO_GRAPH = -1
 
-Key = tuple[tuple[int, ...], ...]
+# The inputs' shapes, which of them lie on the device, which outputs stay there.
+Key = tuple[tuple[Shape, ...], frozenset[str], frozenset[str]]
 
 
 @dataclass
@@ -33,6 +46,47 @@ class _Slot:
     inputs: dict[str, Any]
     outputs: dict[str, Any]
     options: Any
+    shapes: dict[str, Shape]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Memory that ONNX Runtime allocated; it is freed with the last reference to it."""
+
+    value: Any
+    address: int
+    nbytes: int
+
+
+class OrtPool(Pool):
+    """A pool of memory that ONNX Runtime allocates.
+
+    Args:
+        ort: The imported onnxruntime.
+        name: The device, e.g. ``cuda:0``.
+        place: The device as ONNX Runtime names it: its kind and number.
+    """
+
+    def __init__(self, ort: ModuleType, name: str, place: tuple[str, int]) -> None:
+        super().__init__(name)
+        self._ort = ort
+        self._place = place
+
+    def _allocate(self, nbytes: int) -> _Block:
+        try:
+            value = self._ort.OrtValue.ortvalue_from_shape_and_type((nbytes,), np.uint8, *self._place)
+        except Exception as error:  # the library's exceptions share no base class but this one
+            asked = f"cannot keep {nbytes} bytes on {self.device}"
+            raise EngineError(asked, f"ONNX Runtime failed ({reason(error)})") from error
+        return _Block(value, value.data_ptr(), nbytes)
+
+    def _free(self, memory: Sequence[_Block]) -> None:
+        # Nothing else refers to them.
+        del memory
+
+    def read(self, memory: _Block, nbytes: int) -> Array:
+        """Return the first bytes of memory; see ``Pool.read``."""
+        return np.array(memory.value.numpy()[:nbytes])
 
 
 def has_fixed_shapes(spec: GraphSpec) -> bool:
@@ -79,40 +133,95 @@ class BoundEngine(OnnxRuntimeEngine):
         self._captured = 0
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()
         self._lock = threading.Lock()
+        self._pool = OrtPool(ort, info.device, (device, index))
         self._types = {node.name: element_type(node) for node in session.get_outputs()}
 
+    @property
+    def pool(self) -> Pool:
+        """Lends memory of the session's device; see ``Engine.pool``."""
+        return self._pool
+
+    def why_not_keep(self, clips: int) -> str:
+        """Return why outputs cannot stay on the device; see ``Engine.why_not_keep``."""
+        return "" if clips == 1 else f"{self.info.backend} writes an output in one piece, clips share calls"
+
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+        """Return why an input is not taken from a device; see ``Engine.why_not_from``."""
+        if entries > 1:
+            return f"{self.info.backend} takes an input in one piece, {entries} clips have one each"
+        return why_not_here(self, name, dtype, devices)
+
     def _run(self, inputs: Arrays) -> dict[str, Array]:
-        feeds = {name: as_dtype(inputs[name], dtype) for name, dtype in self._feeds.items()}
-        with self._lock:
+        return self._run_resident(inputs, {})
+
+    def _run_resident(self, inputs: Inputs, keep: Keep) -> dict[str, Array]:
+        given = host_inputs(inputs)
+        with all_in_use(inputs, keep) as memory, self._lock:
             if self._session is None:
                 raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
+            there = {}
+            for name, rows in device_inputs(inputs).items():
+                held = memory[id(rows.parts[0])]
+                if held.nbytes < rows.dtype.itemsize * math.prod(rows.shape):
+                    given[name] = rows.numpy()  # its memory ends before its padding does
+                else:
+                    there[name] = (held.address, rows.shape)
+            feeds = {
+                name: as_dtype(given[name], dtype) for name, dtype in self._feeds.items() if name in given
+            }
             try:
-                slot = self._slot_of(feeds)
-                for name, array in feeds.items():
-                    slot.inputs[name].update_inplace(array)
-                slot.binding.synchronize_inputs()
-                self._session.run_with_iobinding(slot.binding, slot.options)
-                slot.binding.synchronize_outputs()
-                values = {name: value.numpy() for name, value in slot.outputs.items()}
+                return self._bound(feeds, there, keep, memory)
             except EngineError:
                 raise
             except Exception as error:  # the library's exceptions share no base class but this one
                 raise EngineError(
                     f"cannot run {self.info.path}", f"ONNX Runtime failed ({reason(error)})"
                 ) from error
-            # On the CPU these are views of the bound arrays: the caller gets copies.
-            return {item.name: values[item.name].astype(item.dtype, copy=True) for item in self.spec.outputs}
 
-    def _slot_of(self, feeds: dict[str, Array]) -> _Slot:
-        key = tuple(array.shape for array in feeds.values())
+    def _bound(
+        self,
+        feeds: dict[str, Array],
+        there: dict[str, tuple[int, Shape]],
+        keep: Keep,
+        memory: Mapping[int, Any],
+    ) -> dict[str, Array]:
+        slot = self._slot_of(feeds, {name: shape for name, (_, shape) in there.items()}, keep)
+        for name, array in feeds.items():
+            slot.inputs[name].update_inplace(array)
+        for name, (address, shape) in there.items():
+            slot.binding.bind_input(name, *self._device, np.dtype(self._feeds[name]), shape, address)
+        for name, pieces in keep.items():
+            for piece in pieces:
+                shape = slot.shapes[name]
+                source, target, nbytes = piece.span(shape)
+                if source or nbytes != piece.target.dtype.itemsize * math.prod(shape):
+                    raise EngineError(
+                        f"cannot keep a part of {self.spec.name}.{name} on {self.info.device}",
+                        f"{self.info.backend} writes an output in one piece",
+                    )
+                address = memory[id(piece.target)].address + target
+                slot.binding.bind_output(name, *self._device, np.dtype(self._types[name]), shape, address)
+        slot.binding.synchronize_inputs()
+        self._session.run_with_iobinding(slot.binding, slot.options)
+        slot.binding.synchronize_outputs()
+        # On the CPU these are views of the bound arrays: the caller gets copies.
+        return {
+            item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
+            for item in self.spec.outputs
+            if item.name not in keep
+        }
+
+    def _slot_of(self, feeds: dict[str, Array], there: dict[str, Shape], keep: Keep) -> _Slot:
+        shapes = {name: feeds[name].shape if name in feeds else there[name] for name in self._feeds}
+        key = (tuple(shapes.values()), frozenset(there), frozenset(keep))
         if key not in self._slots:
-            self._slots[key] = self._bind(feeds)
+            self._slots[key] = self._bind(feeds, shapes, keep)
             if len(self._slots) > _MOST_SHAPES:
                 self._slots.popitem(last=False)
         self._slots.move_to_end(key)
         return self._slots[key]
 
-    def _bind(self, feeds: dict[str, Array]) -> _Slot:
+    def _bind(self, feeds: dict[str, Array], given: dict[str, Shape], keep: Keep) -> _Slot:
         value = self._ort.OrtValue
         binding = self._session.io_binding()
         inputs = {}
@@ -123,25 +232,28 @@ class BoundEngine(OnnxRuntimeEngine):
         lengths = {
             axis: length
             for item in self.spec.inputs
-            for axis, length in zip(item.shape, feeds[item.name].shape, strict=True)
+            for axis, length in zip(item.shape, given[item.name], strict=True)
             if isinstance(axis, str)
         }
+        shapes = {item.name: self.spec.shape(item, lengths) for item in self.spec.outputs}
         outputs = {}
-        for item in self.spec.outputs:
-            shape = self.spec.shape(item, lengths)
-            outputs[item.name] = value.ortvalue_from_shape_and_type(
-                shape, self._types[item.name], *self._device
-            )
-            binding.bind_ortvalue_output(item.name, outputs[item.name])
+        for name, shape in shapes.items():
+            if keep.get(name):
+                continue  # bound where it goes, call by call
+            outputs[name] = value.ortvalue_from_shape_and_type(shape, self._types[name], *self._device)
+            binding.bind_ortvalue_output(name, outputs[name])
         options = self._ort.RunOptions()
         if self._graphs:
-            graph = self._captured if self._captured < _MOST_SHAPES else _NO_GRAPH
-            self._captured += 1
+            # A captured graph holds for the addresses that it was captured with.
+            fixed = len(feeds) == len(given) and not any(keep.values())
+            graph = self._captured if fixed and self._captured < _MOST_SHAPES else _NO_GRAPH
+            self._captured += fixed
             options.add_run_config_entry("gpu_graph_id", str(graph))
-        return _Slot(binding, inputs, outputs, options)
+        return _Slot(binding, inputs, outputs, options, shapes)
 
     def close(self) -> None:
         """Free the arrays, then the session."""
+        self._pool.close()
         with self._lock:
             self._slots.clear()
             super().close()

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from taemi_runtime.engine import Engine, EngineInfo, EngineOptions, as_dtype
+from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
 from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.host import usable_cores
+from taemi_runtime.input_checks import as_dtype
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 from taemi_runtime.telemetry import disable_telemetry
 
@@ -161,7 +162,13 @@ class OnnxRuntimeEngine(Engine):
             for item in spec.inputs
             if item.dtype == "float32" and self._feeds.get(item.name) == "float16"
         }
-        super().__init__(spec, replace(info, inputs=halves))
+        given = {node.name: element_type(node) for node in session.get_outputs()}
+        outputs = {
+            item.name: "float16"
+            for item in spec.outputs
+            if item.dtype == "float32" and given.get(item.name) == "float16"
+        }
+        super().__init__(spec, replace(info, inputs=halves, outputs=outputs))
         self._session = session
         self._running: dict[int, Any] = {}
         self._outputs = [item.name for item in spec.outputs]

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from taemi_runtime.backends.tensorrt_engine import TensorRTEngine
 from taemi_runtime.backends.tensorrt_library import import_library
-from taemi_runtime.backends.tensorrt_plan import Plan
+from taemi_runtime.backends.tensorrt_plan import Plan, Tensor
 from taemi_runtime.backends.tensorrt_signature import check_sidecar
 from taemi_runtime.cuda.contract import DeviceLayer
 from taemi_runtime.cuda.registry import layer, layer_names
@@ -123,13 +123,19 @@ def _load(
         device=f"cuda:{device.facts.index}",
         versions={sidecar.library: host.library_version} | package_versions([device.package]),
         limits=_limits(plan),
-        inputs={
-            tensor.name: "float16"
-            for tensor in plan.inputs
-            if tensor.dtype == "float16" and tensor.item.dtype == "float32"
-        },
+        inputs=_halves(plan.inputs),
+        outputs=_halves(plan.outputs),
     )
     return TensorRTEngine(plan, device, info, contexts=options.contexts, graphs=options.cuda_graphs)
+
+
+def _halves(tensors: tuple[Tensor, ...]) -> dict[str, str]:
+    """Return which tensors are in half precision in a plan and in single precision in its description."""
+    return {
+        tensor.name: "float16"
+        for tensor in tensors
+        if tensor.dtype == "float16" and tensor.item.dtype == "float32"
+    }
 
 
 def _check_host(path: Path, options: EngineOptions, read: Callable[[], PlanSidecar]) -> _Here:

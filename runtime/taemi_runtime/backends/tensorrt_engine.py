@@ -12,8 +12,9 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,20 @@ from taemi_runtime.backends.tensorrt_buckets import bucket, paddable, sizes_of
 from taemi_runtime.backends.tensorrt_lane import Call, Counts, Lane
 from taemi_runtime.backends.tensorrt_plan import Plan
 from taemi_runtime.cuda.contract import DeviceLayer
-from taemi_runtime.engine import Engine, EngineInfo
+from taemi_runtime.cuda.pool import LayerPool
+from taemi_runtime.device_array import Pool
+from taemi_runtime.engine import Engine, EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape, choose_profile
+from taemi_runtime.resident import Inputs, Keep
 from taemi_runtime.spec import Array, Arrays
 
 _log = logging.getLogger(__name__)
 
 # Shapes whose way is remembered; clips rarely come in more.
 _MOST_ROUTES = 1024
+# One call computes while the inputs of another go up; a third would only wait for the first.
+_WORTH_HAVING = 2
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class TensorRTEngine(Engine):
         self._making = 0
         self._routes: dict[tuple[bool, tuple[Shape, ...]], tuple[Call, dict[str, int]]] = {}
         self._free = threading.Condition()
+        self._pool = LayerPool(type(layer), layer.facts.index)
         # What nobody closed must go before the driver does: pycuda aborts the process otherwise.
         self._at_exit = functools.partial(_close_at_exit, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -94,14 +101,35 @@ class TensorRTEngine(Engine):
             sum(lane.counts.replayed for lane in lanes),
         )
 
+    @property
+    def pool(self) -> Pool:
+        """Lends memory on the plan's device; see ``Engine.pool``."""
+        return self._pool
+
+    @property
+    def calls_at_a_time(self) -> int:
+        """Two: one computes while the other one's inputs go up; see ``Engine.calls_at_a_time``."""
+        return min(_WORTH_HAVING, self._most)
+
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+        """Return why an input is not taken from a device; see ``Engine.why_not_from``."""
+        del entries  # they are copied one by one into the plan's input
+        return why_not_here(self, name, dtype, devices)
+
     def _run(self, inputs: Arrays) -> dict[str, Array]:
+        return self._run_resident(inputs, {})
+
+    def _run_resident(self, inputs: Inputs, keep: Keep) -> dict[str, Array]:
         call, sizes = self._route(tuple(inputs[item.name].shape for item in self.spec.inputs))
         with self._lane() as lane:
-            found = lane.run(call, inputs)
+            found = lane.run(call, inputs, keep)
+            self._note_device_ms(lane.device_ms)
             if lane.why_no_graph:
                 self._give_up_graphs(lane.why_no_graph)
             outputs = {}
             for item in self.spec.outputs:
+                if item.name in keep:
+                    continue
                 corner = tuple(
                     slice(sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in item.shape
                 )
@@ -237,6 +265,7 @@ class TensorRTEngine(Engine):
             atexit.unregister(self._at_exit)
             idle, self._idle = self._idle, []
             self._free.notify_all()
+        self._pool.close()
         with self.layer.activate():
             for lane in idle:
                 self._retire(lane)

@@ -9,24 +9,27 @@ TensorRT allocates then, and is captured; from the third time on one launch does
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from taemi_runtime.backends.tensorrt_buckets import fill
 from taemi_runtime.backends.tensorrt_plan import ContextState, Plan, Tensor
-from taemi_runtime.cuda.contract import DeviceBuffer, DeviceLayer, Graph, PinnedBuffer
+from taemi_runtime.cuda.contract import DeviceBuffer, DeviceLayer, Event, Graph, PinnedBuffer
+from taemi_runtime.device_array import Memory
 from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape
-from taemi_runtime.spec import Array, Arrays
+from taemi_runtime.resident import DeviceRows, Inputs, Keep, Piece, all_in_use, device_inputs, host_inputs
+from taemi_runtime.spec import Array
 
 # Captured graphs that a lane keeps, and shapes that it remembers to have seen.
 _MOST_GRAPHS = 8
 _MOST_SEEN = 64
 # TensorRT asks for scratch memory aligned to 256 bytes, which allocations are.
-Key = tuple[int, tuple[Shape, ...]]
+Key = tuple[int, tuple[Shape, ...], tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,26 @@ class Call:
     shapes: dict[str, Shape]
     capture: bool
 
+
+@dataclass(frozen=True)
+class _Way:
+    """A call with what of it comes from the host, and goes there.
+
+    Args:
+        call: The call.
+        up: The inputs that are uploaded.
+        down: The outputs that are downloaded.
+    """
+
+    call: Call
+    up: tuple[Tensor, ...]
+    down: tuple[Tensor, ...]
+
     @property
     def key(self) -> Key:
         """What graphs are kept by."""
-        return self.profile, tuple(self.shapes.values())
+        up, down = (tuple(tensor.name for tensor in tensors) for tensors in (self.up, self.down))
+        return self.call.profile, tuple(self.call.shapes.values()), up, down
 
 
 @dataclass
@@ -78,14 +97,18 @@ class Lane:
         self.layer = layer
         self.counts = Counts()
         self.why_no_graph = ""
+        self._events: list[Event] = []
         self._buffers: dict[str, DeviceBuffer] = {}
         self._twins: dict[str, PinnedBuffer] = {}
         self._scratch: DeviceBuffer | None = None
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._plain: ContextState | None = None
+        self.device_ms = 0.0
+        """How long the last call took on the device, its copies included."""
         self._stream = layer.stream()
         try:
+            self._begin, self._end = (self._event() for _ in range(2))
             for tensor in (*plan.inputs, *plan.outputs):
                 self._buffers[tensor.name] = layer.alloc(tensor.max_bytes)
                 self._twins[tensor.name] = layer.pin(tensor.max_bytes)
@@ -96,71 +119,115 @@ class Lane:
             self.close()
             raise
 
-    def run(self, call: Call, inputs: Arrays) -> dict[str, Array]:
+    def run(self, call: Call, inputs: Inputs, keep: Keep) -> dict[str, Array]:
         """Compute one call.
 
         Args:
             call: Where it goes.
             inputs: By name, of the call's shapes or smaller.
+            keep: What of which outputs stays on the device.
 
         Returns:
-            The outputs at the call's shapes, in the plan's element types: views of this lane's memory
+            The other outputs at the call's shapes, in the plan's element types: views of this lane's memory
             that hold until its next call.
 
         Raises:
-            EngineError: The library or the device failed.
+            EngineError: The library or the device failed, or an array on the device is closed.
         """
-        for tensor in self.plan.inputs:
+        with all_in_use(inputs, keep) as memory:
+            try:
+                return self._run(call, inputs, keep, memory)
+            except BaseException:
+                # What is queued reads and writes memory that is lent to others after this.
+                self._settle()
+                raise
+
+    def _run(self, call: Call, inputs: Inputs, keep: Keep, memory: Mapping[int, Memory]) -> dict[str, Array]:
+        resident, host = device_inputs(inputs), host_inputs(inputs)
+        way = _Way(
+            call,
+            tuple(tensor for tensor in self.plan.inputs if tensor.name in host),
+            tuple(tensor for tensor in self.plan.outputs if tensor.name not in keep),
+        )
+        for tensor in way.up:
             # Padding may hold what half precision cannot; the graph replaces it before it is used.
             with np.errstate(over="ignore", invalid="ignore"):
-                fill(self._view(tensor, call.shapes[tensor.name]), inputs[tensor.name])
-        slot = self._slots.get(call.key)
+                fill(self._view(tensor, call.shapes[tensor.name]), host[tensor.name])
+        self._stream.record(self._begin)
+        for name, rows in resident.items():
+            self._bring(name, rows, call.shapes[name], memory)
+        slot = self._slots.get(way.key)
+        fresh = None
         if slot is not None:
-            self._slots.move_to_end(call.key)
+            self._slots.move_to_end(way.key)
             self._stream.launch(slot.graph)
             self.counts.replayed += 1
             outputs = slot.outputs
-            self._wait()
-        elif call.capture and not self.why_no_graph and self._was_seen(call.key):
-            outputs = self._run_and_capture(call)
         else:
-            assert self._plain is not None
-            outputs = self._plain.bind(call.profile, call.shapes, self._addresses())
-            self._queue(self._plain, call.shapes, outputs)
+            if call.capture and not self.why_no_graph and self._was_seen(way.key):
+                fresh = self._new_state()
+            state = fresh or self._plain
+            assert state is not None
+            outputs = state.bind(call.profile, call.shapes, self._addresses())
+            if fresh is None:
+                self._queue(state, way, outputs)
+            else:
+                self._warm(state, way, outputs)
             self.counts.enqueued += 1
-            self._wait()
-        return {tensor.name: self._view(tensor, outputs[tensor.name]) for tensor in self.plan.outputs}
+        for name, pieces in keep.items():
+            self._hand_out(name, pieces, outputs[name], memory)
+        self._stream.record(self._end)
+        self._wait()
+        self.device_ms = self._end.elapsed_ms(self._begin)
+        if fresh is not None:
+            self._keep_graph(fresh, way, outputs)
+        return {tensor.name: self._view(tensor, outputs[tensor.name]) for tensor in way.down}
 
-    def _run_and_capture(self, call: Call) -> dict[str, Shape]:
-        state = self._new_state()
-        outputs = state.bind(call.profile, call.shapes, self._addresses())
-        self._warm(state, call.shapes, outputs)
+    def _bring(self, name: str, rows: DeviceRows, shape: Shape, memory: Mapping[int, Memory]) -> None:
+        """Queue the copies of an input that lies on the device; what they leave out holds anything."""
+        entry_bytes = rows.dtype.itemsize * math.prod(shape[1:])
+        for place, part in enumerate(rows.parts):
+            if part is not None:
+                self._stream.copy(
+                    self._buffers[name], memory[id(part)], part.nbytes, target_offset=place * entry_bytes
+                )
+
+    def _hand_out(
+        self, name: str, pieces: Sequence[Piece], shape: Shape, memory: Mapping[int, Memory]
+    ) -> None:
+        """Queue the copies of an output that stays on the device."""
+        for piece in pieces:
+            source, target, nbytes = piece.span(shape)
+            self._stream.copy(
+                memory[id(piece.target)],
+                self._buffers[name],
+                nbytes,
+                target_offset=target,
+                source_offset=source,
+            )
+
+    def _keep_graph(self, state: ContextState, way: _Way, outputs: dict[str, Shape]) -> None:
         try:
-            graph = self._capture(state, call.shapes, outputs)
+            graph = self._capture(state, way, outputs)
         except EngineError as error:
             self.why_no_graph = error.found or str(error)
-            return outputs
+            return
         self.counts.captured += 1
-        self._slots[call.key] = _Slot(state, graph, outputs)
+        self._slots[way.key] = _Slot(state, graph, outputs)
         if len(self._slots) > _MOST_GRAPHS:
             _, oldest = self._slots.popitem(last=False)
             oldest.graph.close()
-        return outputs
 
-    def _warm(self, state: ContextState, shapes: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
+    def _warm(self, state: ContextState, way: _Way, outputs: Mapping[str, Shape]) -> None:
         """Run uncaptured at the shape that is captured next; it is this call's result, too."""
-        self._queue(state, shapes, outputs)
-        self.counts.enqueued += 1
-        self._wait()
+        self._queue(state, way, outputs)
 
-    def _capture(
-        self, state: ContextState, shapes: Mapping[str, Shape], outputs: Mapping[str, Shape]
-    ) -> Graph:
+    def _capture(self, state: ContextState, way: _Way, outputs: Mapping[str, Shape]) -> Graph:
         if not state.can_be_captured:
             raise EngineError("cannot capture", "the library says that this plan cannot be captured")
         self._stream.begin_capture()
         try:
-            self._queue(state, shapes, outputs)
+            self._queue(state, way, outputs)
         except BaseException:
             # Ctrl-C, too: a stream that still captures would swallow every later call.
             self._abandon_capture()
@@ -174,12 +241,12 @@ class Lane:
             # The first failure is the cause; the stream works again whether this call succeeds or not.
             return
 
-    def _queue(self, state: ContextState, shapes: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
+    def _queue(self, state: ContextState, way: _Way, outputs: Mapping[str, Shape]) -> None:
         """Queue the copies to the device, the call, and the copies back."""
-        for tensor in self.plan.inputs:
-            self._upload(tensor, _nbytes(tensor, shapes[tensor.name]))
+        for tensor in way.up:
+            self._upload(tensor, _nbytes(tensor, way.call.shapes[tensor.name]))
         state.enqueue()
-        for tensor in self.plan.outputs:
+        for tensor in way.down:
             self._download(tensor, _nbytes(tensor, outputs[tensor.name]))
 
     def _upload(self, tensor: Tensor, nbytes: int) -> None:
@@ -190,6 +257,19 @@ class Lane:
 
     def _wait(self) -> None:
         self._stream.synchronise()
+
+    def _settle(self) -> None:
+        """Let what is queued end, whatever becomes of it."""
+        try:
+            self._stream.synchronise()
+        except EngineError:
+            # The first failure is the cause.
+            return
+
+    def _event(self) -> Event:
+        event = self.layer.event(timing=True)
+        self._events.append(event)
+        return event
 
     def _new_state(self) -> ContextState:
         state = ContextState(self.plan, self._stream)
@@ -220,8 +300,9 @@ class Lane:
         self._slots.clear()
         # Contexts go before the memory that they were given.
         self._plain = None
-        for resource in (*self._buffers.values(), *self._twins.values()):
+        for resource in (*self._events, *self._buffers.values(), *self._twins.values()):
             resource.close()
+        self._events.clear()
         self._buffers.clear()
         self._twins.clear()
         if self._scratch is not None:
@@ -231,7 +312,4 @@ class Lane:
 
 
 def _nbytes(tensor: Tensor, shape: Shape) -> int:
-    count = tensor.dtype.itemsize
-    for length in shape:
-        count *= length
-    return count
+    return tensor.dtype.itemsize * math.prod(shape)

@@ -20,7 +20,9 @@ from typing import ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from taemi_runtime.device_array import Memory
 from taemi_runtime.engine import Probe
+from taemi_runtime.errors import EngineError
 
 Bytes = npt.NDArray[np.uint8]
 Size = tuple[int, int, int]
@@ -111,6 +113,39 @@ class Stream(Resource):
     @abc.abstractmethod
     def download(self, target: PinnedBuffer, source: DeviceBuffer, nbytes: int) -> None:
         """Queue a copy of the first ``nbytes`` bytes from the device."""
+
+    def copy(
+        self,
+        target: Memory,
+        source: Memory,
+        nbytes: int,
+        *,
+        target_offset: int = 0,
+        source_offset: int = 0,
+    ) -> None:
+        """Queue a copy within the device, from any place of one buffer to any place of another.
+
+        Args:
+            target: What is written.
+            source: What is read; work of other streams on either must have ended, or be waited for.
+            nbytes: How many bytes.
+            target_offset: Where writing begins, in bytes.
+            source_offset: Where reading begins, in bytes.
+
+        Raises:
+            EngineError: It would leave a buffer.
+        """
+        for what, buffer, offset in (("to", target, target_offset), ("from", source, source_offset)):
+            if offset < 0 or nbytes < 0 or offset + nbytes > buffer.nbytes:
+                raise EngineError(
+                    f"cannot copy {nbytes} bytes {what} byte {offset} of a buffer",
+                    f"it has {buffer.nbytes} bytes",
+                )
+        self._copy(target.address + target_offset, source.address + source_offset, nbytes)
+
+    @abc.abstractmethod
+    def _copy(self, target: int, source: int, nbytes: int) -> None:
+        """Queue a copy between two addresses of the device."""
 
     @abc.abstractmethod
     def record(self, event: Event) -> None:

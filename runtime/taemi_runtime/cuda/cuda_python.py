@@ -252,6 +252,9 @@ class _Stream(Stream):
         assert isinstance(target, _Pinned)
         self._call("cuMemcpyDtoHAsync", target.address, source.address, nbytes, self._owned.value)
 
+    def _copy(self, target: int, source: int, nbytes: int) -> None:
+        self._call("cuMemcpyDtoDAsync", target, source, nbytes, self._owned.value)
+
     def record(self, event: Event) -> None:
         assert isinstance(event, _Event)
         self._call("cuEventRecord", event.handle.value, self._owned.value)

@@ -233,6 +233,10 @@ class _Stream(Stream):
         with _explained(self._driver, "memcpy_dtoh_async"):
             self._driver.memcpy_dtoh_async(target.array[:nbytes], source.address, self.owned)
 
+    def _copy(self, target: int, source: int, nbytes: int) -> None:
+        with _explained(self._driver, "memcpy_dtod_async"):
+            self._driver.memcpy_dtod_async(target, source, nbytes, self.owned)
+
     def record(self, event: Event) -> None:
         assert isinstance(event, _Event)
         event.owned.record(self.owned)

@@ -18,7 +18,8 @@ class Scored:
         lengths: Positions of each input that is there, by name.
         outputs: The engine's outputs for it by name, without the batch axis.
         read_ms: How long its file took to read.
-        engine_ms: Its share of the engine's time for the batch.
+        engine_ms: Its share of the engine's time for the batch; on the device where that is timed.
+        total_ms: Both by the clock.
     """
 
     facts: FeatureFacts
@@ -26,6 +27,7 @@ class Scored:
     outputs: dict[str, Array]
     read_ms: float
     engine_ms: float
+    total_ms: float
 
 
 @dataclass(frozen=True)

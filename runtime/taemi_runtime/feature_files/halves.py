@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from taemi_runtime.engine import HALF_MAX
+from taemi_runtime.input_checks import HALF_MAX
 from taemi_runtime.spec import Array
 
 # Few enough numbers to stay in a core's second-level cache between the steps.

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from taemi_runtime.clip_features import ClipFeatures
 from taemi_runtime.contract import FUSION, MODALITIES, text_input
-from taemi_runtime.encoding import ClipFeatures
 from taemi_runtime.errors import DataError, TaemiError, WriteError
 from taemi_runtime.feature_files.layout import AUDIO, VISION, FeatureFacts
 from taemi_runtime.feature_files.origin import origin_of, with_precisions
@@ -47,7 +47,7 @@ class FeatureKeeper:
         """Write a clip's features.
 
         Args:
-            features: What the encoders gave.
+            features: What the encoders gave, all of it on the host.
 
         Returns:
             Why they were not kept, as a warning for the clip's result; none where they were.

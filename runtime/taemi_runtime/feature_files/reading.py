@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from taemi_runtime.engine import HALF_MAX
 from taemi_runtime.errors import DataError
 from taemi_runtime.feature_files.halves import first_unusable, widen
 from taemi_runtime.feature_files.header import Damaged, Header, TensorEntry, open_regular, read_header
@@ -25,6 +24,7 @@ from taemi_runtime.feature_files.layout import (
     from_metadata,
 )
 from taemi_runtime.feature_files.wanted import WantedInput
+from taemi_runtime.input_checks import HALF_MAX
 from taemi_runtime.spec import Array
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}

@@ -62,9 +62,7 @@ class ResultMaker:
             vision=vision,
             text=text,
             engine=self.engine,
-            timings_ms=Timings(
-                decode=scored.read_ms, fusion=scored.engine_ms, total=scored.read_ms + scored.engine_ms
-            ),
+            timings_ms=Timings(decode=scored.read_ms, fusion=scored.engine_ms, total=scored.total_ms),
             untrained=self.untrained,
             attention=self._attention(scored) if self.attention is not None else None,
             warnings=facts.warnings + tell_nothing(audio.present, vision.present, text.present),

@@ -36,6 +36,7 @@ from taemi_runtime.feature_files.slots import Layout, Slot, common_sizes
 from taemi_runtime.feature_files.wanted import WantedInput, wanted_inputs
 from taemi_runtime.host import usable_cores
 from taemi_runtime.spec import Array
+from taemi_runtime.stopwatch import Stopwatch, stopwatch
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class FeatureStream:
                     self._open(row, stack)
                 files = [row.file for row in rows if row.file is not None]
                 if not files:
-                    return [_done(row, {}, 0.0) for row in rows]
+                    return [_done(row, {}, 0.0, 0.0) for row in rows]
                 layout = slot.lay_out(files, self._sizes(files))
                 there = [row for row in rows if row.file is not None]
                 for place, row in enumerate(there):
@@ -212,22 +213,22 @@ class FeatureStream:
     ) -> list[Done]:
         good = {id(row): place for place, row in enumerate(there) if row.error is None}
         outputs: dict[str, Array] = {}
-        spent_ms = 0.0
+        spent = Stopwatch()
         if good:
             with self._calls:
                 if stop.is_set():
                     return []
-                start = time.perf_counter()
-                try:
+                with stopwatch() as spent:
                     # Every number was looked at when it was read.
-                    outputs = self.engine.run(layout.arrays, check_values=False)
-                except Exception as error:  # of all rows, or of one that spoils the call for the others
-                    self._compute_alone(there, layout, outputs, error)
-                spent_ms = (time.perf_counter() - start) * 1e3 / len(good)
+                    try:
+                        outputs = self.engine.run(layout.arrays, check_values=False)
+                    except Exception as error:  # of all rows, or of one that spoils the call for the others
+                        self._compute_alone(there, layout, outputs, error)
+        shares_ms = (spent.ms / max(1, len(good)), spent.wall_ms / max(1, len(good)))
         return [
-            _done(row, {name: values[good[id(row)]] for name, values in outputs.items()}, spent_ms)
+            _done(row, {name: values[good[id(row)]] for name, values in outputs.items()}, *shares_ms)
             if id(row) in good
-            else _done(row, {}, 0.0)
+            else _done(row, {}, 0.0, 0.0)
             for row in rows
         ]
 
@@ -252,7 +253,7 @@ class FeatureStream:
                 outputs[name][place] = values[0]
 
 
-def _done(row: _Row, outputs: dict[str, Array], engine_ms: float) -> Done:
+def _done(row: _Row, outputs: dict[str, Array], engine_ms: float, wall_ms: float) -> Done:
     if row.error is not None:
         return Done(row.index, row.item, row.error)
     assert row.file is not None
@@ -267,5 +268,5 @@ def _done(row: _Row, outputs: dict[str, Array], engine_ms: float) -> Done:
     return Done(
         row.index,
         row.item,
-        Scored(row.file.facts, row.lengths, outputs, row.read_ms, engine_ms),
+        Scored(row.file.facts, row.lengths, outputs, row.read_ms, engine_ms, row.read_ms + wall_ms),
     )

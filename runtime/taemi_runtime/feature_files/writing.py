@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from taemi_runtime.atomic import write_bytes
-from taemi_runtime.engine import HALF_MAX
 from taemi_runtime.errors import DataError
 from taemi_runtime.feature_files.layout import AUDIO, TEXT, TOKENS, VISION, FeatureFacts, to_metadata
+from taemi_runtime.input_checks import HALF_MAX
 from taemi_runtime.spec import Array
 
 _AXES = {AUDIO: 2, VISION: 2, TEXT: 1, TOKENS: 2}

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.encoding import ClipEncoder
+from taemi_runtime.resident import Given
 from taemi_runtime.results import TextUse, VisionUse
-from taemi_runtime.spec import Array
 from taemi_runtime.transcripts import Transcript
 
 FRAMES_AT_ONCE = 16
@@ -20,9 +20,10 @@ class WindowEncoder(ClipEncoder):
     Frames are encoded by themselves and fed again to every window that they lie in. The last transcript's
     features are kept, as neighbouring windows often have the same. Sound is encoded anew for each window: it
     is normalised over the window, so that not even the encoder's first convolution sees the same numbers.
+    Features are kept on the host, where windows are cut out of them.
     """
 
-    _last_text: tuple[Transcript, dict[str, Array], TextUse] | None = None
+    _last_text: tuple[Transcript, dict[str, Given], TextUse] | None = None
 
     def frames(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Encode frames.
@@ -37,7 +38,7 @@ class WindowEncoder(ClipEncoder):
         return np.asarray(engine.run({"pixels": pixels})[engine.spec.outputs[0].name], np.float32)
 
     def seen(
-        self, features: npt.NDArray[np.float32] | None, use: VisionUse, feeds: dict[str, Array]
+        self, features: npt.NDArray[np.float32] | None, use: VisionUse, feeds: dict[str, Given]
     ) -> VisionUse:
         """Add ``vision`` and ``vision_mask`` of encoded frames; a missing one is a frame of zeros."""
         if features is None:
@@ -47,10 +48,10 @@ class WindowEncoder(ClipEncoder):
         self._feed_sequence("vision", "vision_mask", features[None], mask, feeds)
         return use
 
-    def text(self, said: Transcript, feeds: dict[str, Array]) -> TextUse:
+    def text(self, said: Transcript, feeds: dict[str, Given]) -> TextUse:
         """Add the text's features, those of the last call where the transcript is the same."""
         if self._last_text is None or self._last_text[0] != said:
-            found: dict[str, Array] = {}
+            found: dict[str, Given] = {}
             self._last_text = (said, found, super().text(said, found))
         feeds.update(self._last_text[1])
         return self._last_text[2]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taemi_runtime.clip_features import ClipFeatures
 from taemi_runtime.contract import PRESENT
-from taemi_runtime.encoding import ClipFeatures
 from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.media import Clip
 from taemi_runtime.over_time.clock import Clock
@@ -22,8 +20,10 @@ from taemi_runtime.over_time.material import FrameRing, Pixels, Seen, WaveformRi
 from taemi_runtime.over_time.results import WindowResult
 from taemi_runtime.over_time.schedule import Schedule, Window
 from taemi_runtime.over_time.words import WordsOverTime
+from taemi_runtime.resident import Given, host_inputs
 from taemi_runtime.results import VisionUse
 from taemi_runtime.spec import Array
+from taemi_runtime.stopwatch import stopwatch
 from taemi_runtime.transcripts import Transcript
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class WindowScorer:
         self._stretch: _Stretch | None = None
         self._index = 0
         self._skipped_before = self._dropped_before = 0
-        self._vision_ms = self._decode_ms = self._decode_told_ms = 0.0
+        self._vision_ms = self._vision_wall_ms = self._decode_ms = self._decode_told_ms = 0.0
         self._warnings: tuple[str, ...] = ()
         self.skipped = self.dropped = 0
 
@@ -149,10 +149,11 @@ class WindowScorer:
         stretch.frames.forget(needed_from_s)
 
     def _encode(self, pixels: Pixels) -> Array:
-        start = time.perf_counter()
         begin_s = self._clock.now_s() if self._clock is not None else 0.0
-        features = self._encoder.frames(pixels)
-        self._vision_ms += (time.perf_counter() - start) * 1e3
+        with stopwatch() as watch:
+            features = self._encoder.frames(pixels)
+        self._vision_ms += watch.ms
+        self._vision_wall_ms += watch.wall_ms
         if self._clock is not None:
             frame_s = (self._clock.now_s() - begin_s) / len(pixels)
             self._frame_s = (self._frame_s + frame_s) / 2 if self._frame_s else frame_s
@@ -165,31 +166,31 @@ class WindowScorer:
         stretch.frames.encode(FRAMES_AT_ONCE, before_s=window.end_s, all_of_them=True)
         seen = stretch.frames.see(window)
         clip = self._clip(stretch, window, seen)
-        feeds: dict[str, Array] = {}
+        feeds: dict[str, Given] = {}
         spent_ms = {"decode": self._decode_ms - self._decode_told_ms, "vision": self._vision_ms}
-        self._decode_told_ms, self._vision_ms = self._decode_ms, 0.0
-        marks = [time.perf_counter()]
-        audio = self._encoder.audio(clip, feeds)
-        marks.append(time.perf_counter())
+        total_ms = spent_ms["decode"] + self._vision_wall_ms
+        self._decode_told_ms, self._vision_ms, self._vision_wall_ms = self._decode_ms, 0.0, 0.0
+        with stopwatch() as hearing:
+            audio = self._encoder.audio(clip, feeds)
         start_s, end_s = begins.at_s + window.start_s, begins.at_s + window.end_s
-        said = self._words.said(start_s, end_s, clip.waveform)
-        marks.append(time.perf_counter())
-        text = self._encoder.text(said, feeds)
-        cut = self._encoder.tell_cut(text)
-        vision = self._encoder.seen(seen.features, _vision_use(clip, seen), feeds)
-        marks.append(time.perf_counter())
+        with stopwatch() as listening:
+            said = self._words.said(start_s, end_s, clip.waveform)
+        with stopwatch() as reading:
+            text = self._encoder.text(said, feeds)
+            cut = self._encoder.tell_cut(text)
+            vision = self._encoder.seen(seen.features, _vision_use(clip, seen), feeds)
         feeds[PRESENT] = np.array([[audio.present, vision.present, text.present]], dtype=np.bool_)
-        features = ClipFeatures(clip, feeds, audio, vision, text, spent_ms, said.warnings + cut)
-        scores = self._scorer.fuse(features)
-        marks.append(time.perf_counter())
-        names = ("audio", "asr", "text", "fusion")
-        steps_s = (end - start for start, end in itertools.pairwise(marks))
-        spent_ms |= {name: seconds * 1e3 for name, seconds in zip(names, steps_s, strict=True)}
+        features = ClipFeatures(clip, host_inputs(feeds), audio, vision, text, spent_ms, said.warnings + cut)
+        with stopwatch() as fusing:
+            scores = self._scorer.fuse(features)
+        watches = {"audio": hearing, "asr": listening, "text": reading, "fusion": fusing}
+        spent_ms |= {name: watch.ms for name, watch in watches.items()}
+        total_ms += sum(watch.wall_ms for watch in watches.values())
         result = WindowResult(
             index=self._index,
             start_s=start_s,
             end_s=end_s,
-            scores=self._scorer.conclude(self._name, features, scores, sum(spent_ms.values())),
+            scores=self._scorer.conclude(self._name, features, scores, total_ms),
             partial=window.partial,
             skipped=self.skipped - self._skipped_before,
             dropped_frames=self.dropped - self._dropped_before,

@@ -1,0 +1,130 @@
+"""What ``timings_ms`` says of stages that run on a device: the device's own time, a call at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from taemi_runtime.backends import open_engine
+from taemi_runtime.batching import DecodedClip
+from taemi_runtime.draw import draw_inputs
+from taemi_runtime.engine import EngineOptions
+from taemi_runtime.resident import Piece
+from taemi_runtime.stopwatch import count_device_ms, stopwatch
+from taemi_runtime.transcripts import Transcript
+from tests.runtime.chains import SAID, decoded, open_scorer
+from tests.runtime.engine_places import SimulatedPlan
+from tests.runtime.fake_provider import install_provider
+from tests.runtime.plan_bundles import GRAPHS, add_plan
+from tests.runtime.tiny_bundle import vision_model, vision_spec
+
+STEP_MS = 0.25
+"""What every piece of work moves the simulated device's clock on by."""
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """A machine with a simulated GPU."""
+    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
+    made.install(monkeypatch)
+    yield made
+    assert made.gpu.is_clean
+
+
+@pytest.fixture
+def planned(make_bundle):
+    """A bundle with a plan of every graph."""
+    made = make_bundle()
+    for graph in GRAPHS:
+        add_plan(made, graph)
+    return made
+
+
+def is_device_time(ms):
+    return ms > 0 and ms % STEP_MS == 0
+
+
+@pytest.mark.parametrize("layer", ["cuda-python", "pycuda"])
+def test_a_call_takes_what_the_events_around_its_work_say(place, tmp_path, layer):
+    path = place.write(tmp_path, "vision", vision_model(), vision_spec())
+    with open_engine(path, vision_spec(), EngineOptions(cuda_backend=layer)) as engine:
+        pixels = draw_inputs(vision_spec(), {"frames": 4})
+        for _ in range(4):
+            engine.run(pixels)
+            # One upload, the call, one download, and the second event.
+            assert engine.last_run_ms == 4 * STEP_MS
+        with engine.pool.take((9, 3), "float32") as target:
+            for _ in range(4):
+                engine.run(pixels, keep={"vision": [Piece(target, 0, 2, at=0), Piece(target, 2, 2, at=5)]})
+                # The copies to where the output stays count, too.
+                assert engine.last_run_ms == 5 * STEP_MS
+
+
+def test_every_thread_has_the_time_of_its_own_call(place, tmp_path):
+    path = place.write(tmp_path, "vision", vision_model(), vision_spec())
+    with open_engine(path, vision_spec()) as engine:
+        engine.run(draw_inputs(vision_spec(), {"frames": 4}))
+        here = engine.last_run_ms
+        seen = []
+
+        def work():
+            seen.append(engine.last_run_ms)
+            with engine.pool.take((4, 3), "float32") as target:
+                engine.run(
+                    draw_inputs(vision_spec(), {"frames": 4}),
+                    keep={"vision": [Piece(target, row, 1, at=row) for row in range(4)]},
+                )
+            seen.append(engine.last_run_ms)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert seen == [0.0, 7 * STEP_MS]
+        assert engine.last_run_ms == here
+
+
+def test_stages_say_what_the_device_says_and_the_total_is_by_the_clock(planned, clips, place):
+    with open_scorer(planned) as scorer:
+        scorer.predict(clips.both, SAID)
+        start = time.perf_counter()
+        alone = scorer.predict(clips.both, SAID).timings_ms
+        wall_ms = (time.perf_counter() - start) * 1e3
+        batch = [DecodedClip(decoded(planned, clips.both), Transcript.given(SAID), decode_ms=1.0)]
+        together = scorer.score_batch(batch)[0].timings_ms
+        (window,) = scorer.predict_windows(clips.both, 30, SAID)
+        over_time = window.timings_ms
+    for found in (alone, together, over_time):
+        for stage in ("audio", "vision", "text", "fusion"):
+            assert is_device_time(getattr(found, stage)), (stage, found)
+        assert found.total % STEP_MS
+    assert 0 < alone.total <= wall_ms
+    assert not is_device_time(alone.decode)
+    assert together.total > 1.0
+
+
+def test_what_has_no_events_is_timed_by_the_clock(make_bundle, clips, place, monkeypatch):
+    install_provider(monkeypatch, place.gpu)
+    made = make_bundle()
+    with open_scorer(made) as scorer:
+        assert scorer.model.engine("vision").info.backend == "onnxruntime-cuda"
+        found = scorer.predict(clips.both, SAID).timings_ms
+        for stage in ("audio", "vision", "text", "fusion"):
+            assert getattr(found, stage) % STEP_MS
+        assert scorer.model.engine("fusion").last_run_ms % STEP_MS
+
+
+def test_blocks_in_one_another_keep_their_times_apart():
+    with stopwatch() as outer:
+        count_device_ms(2.0)
+        with stopwatch() as inner:
+            count_device_ms(3.0)
+            count_device_ms(4.0)
+        count_device_ms(1.0)
+        with stopwatch() as plain:
+            time.sleep(0.01)
+    assert (outer.ms, inner.ms) == (3.0, 7.0)
+    assert plain.ms == plain.wall_ms >= 10
+    count_device_ms(5.0)
+    assert outer.ms == 3.0
