@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from taemi_runtime.manifest import (
     format_manifest,
     read_manifest,
 )
+from taemi_runtime.working_folder import working_folder
 
 
 @contextlib.contextmanager
@@ -42,19 +42,15 @@ def bundle_shadow(bundle: Path) -> Iterator[Path]:
         WriteError: The disk is full, or the place cannot be written to.
     """
     real = bundle.resolve()
-    with explain_write(bundle):
-        part = Path(tempfile.mkdtemp(prefix=f".{real.name}.", suffix=".part", dir=real.parent))
+    with explain_write(bundle), working_folder(real) as part:
         shadow = part / real.name
+        _share(real, shadow)
         try:
-            _share(real, shadow)
-            try:
-                yield shadow
-            except TaemiError as error:
-                parts = (error.asked, error.found, error.fix)
-                raise type(error)(*(given.replace(str(shadow), str(bundle)) for given in parts)) from error
-            _commit(real, shadow, part / "replaced")
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            yield shadow
+        except TaemiError as error:
+            parts = (error.asked, error.found, error.fix)
+            raise type(error)(*(given.replace(str(shadow), str(bundle)) for given in parts)) from error
+        _commit(real, shadow, part / "replaced")
 
 
 def list_file(shadow: Path, name: str, entry: FileEntry | None = None) -> FileEntry:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taemi_runtime.errors import WriteError
+from taemi_runtime.working_folder import working_folder
 
 # What is no defect of ours but of the place that was written to, and what to do about it.
 _HOST_ERRORS = {
@@ -102,13 +103,10 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise FileExistsError(path)
     with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        try:
+        with working_folder(path) as part:
             part.chmod(0o755)
             yield part
             _put_in_place(part, path)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _put_in_place(part: Path, path: Path) -> None:
