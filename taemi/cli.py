@@ -1,8 +1,9 @@
-"""``taemi``: init, synth, train, evaluate, demo."""
+"""``taemi``: init, synth, check, train, evaluate, demo."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,12 @@ from taemi.choice import EncoderChoice
 from taemi.config import variant as named_variant
 from taemi.corpus import FACES, RAW, Corpus, Layout, read_corpus
 from taemi.recipe import MODALITIES, Recipe
+from taemi_runtime.atomic import write_text
 from taemi_runtime.console import Step, progress, run_app, say
 from taemi_runtime.errors import CheckpointError, MissingExtraError
 from taemi_runtime.faces.choice import faces_name
 from taemi_runtime.preprocessing import FACES_NONE
+from taemi_runtime.strict import to_json
 
 if TYPE_CHECKING:
     from taemi.train import EpochReport
@@ -140,6 +143,40 @@ def synth(
         )
     say(step.done(out, f"{clips} synthetic clips"), quiet=quiet)
     say(f"next: taemi train {out} --out run --encoders tiny", quiet=quiet)
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    vision_from: VisionFrom = None,
+    test_folder: TestFolder = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="decode every clip as training does, not headers alone")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="clips looked at at a time")] = 4,
+    everything: Annotated[bool, typer.Option("--all", help="list every finding, not 20 of a kind")] = False,
+    json: Annotated[bool, typer.Option("--json", help="everything as JSON")] = False,
+    out: Annotated[Path | None, typer.Option(help="write there instead of on stdout")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is in a corpus and what is wrong with it; exit code 1 where training would fail."""
+    del debug
+    from taemi.check import check_corpus, format_report
+
+    step = Step("check")
+    layout = Layout(test_folder, vision_from)
+    with progress(quiet=quiet) as tick:
+        report = check_corpus(data, layout, jobs=jobs, decode=decode, tick=tick)
+    text = to_json(report) if json else format_report(report, everything=everything) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+    clips = sum(split.rows for split in report.splits)
+    say(step.done(out, f"{clips:,} clips, {len(report.findings):,} findings"), quiet=quiet)
+    if not report.trains:
+        raise typer.Exit(1)
 
 
 @app.command()

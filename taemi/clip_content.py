@@ -27,13 +27,15 @@ class Content:
         waveform: [samples] float32, mono, not normalised; ``None`` without sound.
         frames: [frames, 3, height, width] uint8 RGB; ``None`` without a picture or where there are features.
         features: [frames, width] float32, ready-made; ``None`` without any.
-        remarks: What was wrong though the clip can be used.
+        remarks: What of it could not be read though the clip can be used.
+        warnings: What was wrong with, and left out of, the media that could be read.
     """
 
     waveform: npt.NDArray[np.float32] | None
     frames: npt.NDArray[np.uint8] | None
     features: npt.NDArray[np.float32] | None
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def read_content(
@@ -55,7 +57,7 @@ def read_content(
     """
     if row.audio is None and row.vision == RAW:
         clip = read_clip(row.media, preprocessing, detector=detector, watch=watch)
-        return Content(clip.waveform, clip.frames, None, clip.warnings)
+        return Content(clip.waveform, clip.frames, None, warnings=clip.warnings)
     reader = _Reader(row, preprocessing, detector, watch)
     frames = features = None
     if row.vision == FACES:
@@ -70,7 +72,7 @@ def read_content(
     if not reader.readable:
         reasons = "; ".join(reader.remarks) or "none of its files is there"
         raise MediaError(f"cannot read clip {row.name}", reasons)
-    return Content(waveform, frames, features, tuple(reader.remarks))
+    return Content(waveform, frames, features, tuple(reader.remarks), tuple(reader.warnings))
 
 
 class _Reader:
@@ -88,6 +90,7 @@ class _Reader:
         self._detector = detector
         self._watch = watch
         self.remarks: list[str] = []
+        self.warnings: list[str] = []
         self.readable = False
 
     def crops(self) -> npt.NDArray[np.uint8] | None:
@@ -125,7 +128,7 @@ class _Reader:
             self.remarks.append(str(error))
             return None
         self.readable = True
-        self.remarks += clip.warnings
+        self.warnings += clip.warnings
         return clip.waveform
 
     def clip(self, *, audio: bool) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]:
@@ -144,5 +147,5 @@ class _Reader:
             self.remarks.append(str(error))
             return None, None
         self.readable = True
-        self.remarks += clip.warnings
+        self.warnings += clip.warnings
         return clip.frames, clip.waveform
