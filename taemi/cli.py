@@ -153,7 +153,7 @@ def check(
     decode: Annotated[
         bool, typer.Option("--decode", help="decode every clip as training does, not headers alone")
     ] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="clips looked at at a time")] = 4,
+    jobs: Annotated[int, typer.Option(min=1, help="clips looked at at a time")] = 2,
     everything: Annotated[bool, typer.Option("--all", help="list every finding, not 20 of a kind")] = False,
     json: Annotated[bool, typer.Option("--json", help="everything as JSON")] = False,
     out: Annotated[Path | None, typer.Option(help="write there instead of on stdout")] = None,

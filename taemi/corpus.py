@@ -166,7 +166,7 @@ def scan_corpus(root: Path, layout: Layout | None = None) -> Scan:
     for split in SPLITS:
         folder = test_folder if split == "test" and test_folder is not None else root
         places = (root / f"{split}_split.csv", folder / f"{split}_split.csv")
-        table = next((path for path in places if path.is_file()), None)
+        table = next((path for path in places if path.exists()), None)
         finder = _Finder(folder, vision)
         try:
             if table is not None:
@@ -197,7 +197,7 @@ def scan_corpus(root: Path, layout: Layout | None = None) -> Scan:
 def clip_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Return the files of a folder by the clip that they belong to; empty where there is no such folder."""
     found: dict[str, Path] = {}
-    for entry in _entries(folder):
+    for entry in list_folder(folder):
         path = Path(entry.path)
         if path.suffix.lower() not in suffixes:
             continue
@@ -209,14 +209,18 @@ def clip_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 def clip_folders(folder: Path) -> dict[str, Path]:
     """Return the folders in a folder by the clip that they belong to."""
-    return {clip_name(entry.name): Path(entry.path) for entry in _entries(folder) if entry.is_dir()}
+    # Path.is_dir and not the entry's: that one raises where a link leads in a circle.
+    return {
+        clip_name(path.name): path for entry in list_folder(folder) if (path := Path(entry.path)).is_dir()
+    }
 
 
 def _rank(path: Path, suffixes: tuple[str, ...]) -> int:
     return suffixes.index(path.suffix.lower())
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def list_folder(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder by name; nothing where it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             # The same file counts wherever the corpus was copied to.

@@ -19,8 +19,11 @@ from taemi_runtime.preprocessing import VisionPreprocessing
 CROPS_PER_S = 30.0
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("JPEG", "PNG")
-# A whole JPEG ends with this marker (ITU-T T.81, B.1.1.3); some programs write a few bytes after it.
-_JPEG_END, _JPEG_TAIL = b"\xff\xd9", 256
+# How JPEG (ITU-T T.81, B.1.1.3) and PNG (ISO/IEC 15948, 5.2 and 11.2.5) begin and end; some programs write a
+# few bytes after the end.
+_MARKS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
+_TAIL_BYTES = 256
+_NO_PICTURE = "it is no JPEG or PNG picture"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ def list_crops(folder: Path) -> CropFolder:
         for entry in entries:
             path = Path(entry.path)
             stem = path.stem
-            if path.suffix.lower() in _SUFFIXES and stem.isascii() and stem.isdigit() and entry.is_file():
+            numbered = path.suffix.lower() in _SUFFIXES and stem.isascii() and stem.isdigit()
+            # The entry's own answer costs nothing, and raises where a link leads in a circle.
+            if numbered and (path.is_file() if entry.is_symlink() else entry.is_file()):
                 crops.append((int(stem), path))
             else:
                 others.append(path)
@@ -94,20 +99,29 @@ def read_crops(
 
 
 def crop_fault(path: Path) -> str:
-    """Say what is wrong with a crop as far as its first and last bytes tell; empty where nothing is."""
+    """Say what is wrong with a crop as far as its first and last bytes tell; empty where nothing is.
+
+    Two short reads, as a corpus has millions of crops: what is damaged within is found by decoding alone.
+    """
     try:
-        size = path.stat().st_size
-        if not size:
-            return "the file is empty (0 bytes)"
-        with path.open("rb") as stream, Image.open(stream, formats=_FORMATS) as image:
-            _check_size(image)
-            if image.format == "JPEG":
-                stream.seek(-min(size, _JPEG_TAIL), os.SEEK_END)
-                if _JPEG_END not in stream.read():
-                    return "the picture ends too soon"
-    except (OSError, ValueError, SyntaxError, LimitExceeded, Image.DecompressionBombError) as error:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
         return _tell(error)
-    return ""
+    try:
+        head = os.pread(handle, _TAIL_BYTES, 0)
+        tail = head
+        if len(head) == _TAIL_BYTES:
+            tail = os.pread(handle, _TAIL_BYTES, max(0, os.fstat(handle).st_size - _TAIL_BYTES))
+    except OSError as error:
+        return _tell(error)
+    finally:
+        os.close(handle)
+    if not head:
+        return "the file is empty (0 bytes)"
+    end = next((end for begin, end in _MARKS.items() if head.startswith(begin)), None)
+    if end is None:
+        return _NO_PICTURE
+    return "" if end in tail else "the picture ends too soon"
 
 
 def _read_crop(path: Path, preprocessing: VisionPreprocessing) -> npt.NDArray[np.uint8]:
@@ -123,7 +137,7 @@ def _check_size(image: Image.Image) -> None:
 
 def _tell(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is no JPEG or PNG picture"
+        return _NO_PICTURE
     if isinstance(error, LimitExceeded):
         return error.found
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -69,6 +69,10 @@ def read_split_file(path: Path, *, labelled: bool = True) -> SplitFile:
         DataError: It is no such file as a whole; rows that cannot be used are among the result's errors.
     """
     asked = f"cannot read {path}"
+    if not path.is_file():
+        raise DataError(
+            asked, "it is no file", f"Put the split file there; its header is {','.join(CSV_HEADER)}"
+        )
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True)

@@ -268,6 +268,10 @@ class _Looker:
         if content.frames is None and content.features is None and look.vision is State.THERE:
             look.vision = State.BROKEN
             self.find(Effect.MISSING, "damage within", row.pictures or row.media, "no picture can be decoded")
+        for remark in content.remarks:
+            # What the first and last bytes told already is not told again.
+            if not any(finding.file in remark for finding in look.findings):
+                self.find(Effect.PART, "damage within", row.pictures or row.media, remark)
         for warning in content.warnings:
             self.find(Effect.NOTE, "seen while decoding", row.media, warning)
 

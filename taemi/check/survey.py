@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taemi.check.clip import ClipLook, Place, look_at_clip
@@ -25,6 +26,7 @@ from taemi.corpus import (
     Scan,
     clip_files,
     clip_folders,
+    list_folder,
     scan_corpus,
 )
 from taemi_runtime.crew import Crew
@@ -79,9 +81,10 @@ def check_corpus(
         reports.append(_report(scan, place, rows, looks[split]))
     findings += _strays(scan) + _widths(looks, corpus.vision) + _splits_missing(scan, reports)
     findings += [finding for report in reports for finding in _unlike_the_known(report)]
+    findings = [replace(item, file=_plain(item.file), what=_plain(item.what)) for item in findings]
     findings.sort(key=lambda item: (_ORDER.index(item.effect), item.kind, item.file))
     return CorpusReport(
-        corpus=str(root),
+        corpus=_plain(str(root)),
         synthetic=corpus.synthetic,
         vision=corpus.vision,
         test_folder=corpus.test_folder.name if corpus.test_folder is not None else "",
@@ -140,7 +143,7 @@ def _place(scan: Scan, split: str) -> Place:
     folder = corpus.folder(split)
     features = {
         path.name: files
-        for path in sorted(folder.iterdir())
+        for path in (Path(entry.path) for entry in list_folder(folder))
         if path.is_dir() and path.name not in _KNOWN_FOLDERS and path != corpus.test_folder
         if (files := clip_files(path, FEATURE_SUFFIXES)) or path.name == corpus.vision
     }
@@ -176,6 +179,11 @@ def _report(scan: Scan, place: Place, rows: Sequence[ClipRow], looks: Sequence[C
 def _count(states: Iterable[State]) -> Counts:
     counts = Counter(states)
     return Counts(counts[State.THERE], counts[State.MISSING], counts[State.BROKEN])
+
+
+def _plain(text: str) -> str:
+    """Replace what no terminal and no JSON takes: file names can be any bytes."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _stopping(asked: str, found: str, root: Path) -> Finding:

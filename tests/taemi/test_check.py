@@ -303,3 +303,62 @@ def test_every_clip_of_the_training_split_is_a_row_of_the_loader(broken):
     assert rows[3].vision == "face_images"
     assert rows[9].audio == broken / "audio" / "00009.mp3"
     assert rows[7].transcript.startswith("Gr")
+
+
+def test_what_only_decoding_finds(copy):
+    crop = copy / "face_images" / "00001" / "2.jpg"
+    crop.unlink()
+    crop.write_bytes(b"\xff\xd8\xff" + bytes(100) + b"\xff\xd9")
+    clip = copy / "raw" / "00002.mp4"
+    whole = clip.read_bytes()
+    clip.unlink()
+    media = whole.index(b"mdat")
+    clip.write_bytes(whole[: media + 8] + bytes(2000) + whole[media + 2008 :])
+
+    def found(**options):
+        findings = check_corpus(copy, **options).findings
+        return {(item.file, item.what) for item in findings if item.kind == "damage within"}
+
+    assert not found()
+    ((file, what),) = found(decode=True)
+    assert file == "face_images/00001"
+    assert "2.jpg is left out" in what
+    ((file, what),) = found(decode=True, layout=Layout(vision="raw")) - found()
+    assert file == "raw/00002.mp4"
+
+
+def test_whatever_lies_where_a_file_should_is_no_crash(copy):
+    (copy / "raw" / "00000.mp4").unlink()
+    (copy / "raw" / "00000.mp4").mkdir()
+    (copy / "audio" / "00001.mp3").unlink()
+    os.mkfifo(copy / "audio" / "00001.mp3")
+    (copy / "raw" / "00002.mp4").unlink()
+    (copy / "raw" / "00002.mp4").symlink_to("00002.mp4")
+    (copy / "face_images" / "00003").symlink_to("00003")
+    (copy / "face_images" / "00004" / "1.jpg").symlink_to("1.jpg")
+    (copy / "face_images" / "00004").joinpath(os.fsdecode(b"Th\xffmbs\n.db")).touch()
+    (copy / "text" / "00005.txt").mkdir()
+    (copy / "vit" / "00006.pkl").unlink()
+    (copy / "vit" / "00006.pkl").symlink_to("/dev/zero")
+    for path in (copy / "face_images" / "00007").iterdir():
+        path.unlink()
+    (copy / "face_images" / "00007").rmdir()
+    (copy / "face_images" / "00007").write_text("a file")
+    done = taemi("check", copy, "--json", "--decode")
+    assert done.returncode == 0, done.stderr
+    named = {item["file"] for item in json.loads(done.stdout)["findings"]}
+    assert named >= {
+        *("raw/00000.mp4", "audio/00001.mp3", "raw/00002.mp4", "face_images/00003", "face_images/00004"),
+        *(
+            "face_images/00004/1.jpg",
+            "face_images/00004/Th\ufffdmbs\ufffd.db",
+            "text/00005.txt",
+            "vit/00006.pkl",
+        ),
+        "face_images/00007",
+    }
+    text = taemi("check", copy)
+    assert text.returncode == 0, text.stderr
+    (copy / "train_split.csv").unlink()
+    (copy / "train_split.csv").mkdir()
+    assert taemi("check", copy).returncode == 1
