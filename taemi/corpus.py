@@ -13,11 +13,10 @@ docs/data.md describes the layout. Only what a clip row needs is read here; medi
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from taemi.clip_files import clip_files, clip_folders
 from taemi.split_files import UNLABELLED, LabelRow, SplitFile, clip_name, read_split_file
 from taemi_runtime.errors import DataError
 
@@ -192,41 +191,6 @@ def scan_corpus(root: Path, layout: Layout | None = None) -> Scan:
         )
     synthetic = (root / "corpus.json").is_file()
     return Scan(Corpus(root, splits, synthetic, vision, test_folder), files, tuple(errors), unread)
-
-
-def clip_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """Return the files of a folder by the clip that they belong to; empty where there is no such folder."""
-    found: dict[str, Path] = {}
-    for entry in list_folder(folder):
-        path = Path(entry.path)
-        if path.suffix.lower() not in suffixes:
-            continue
-        known = found.get(name := clip_name(path.stem))
-        if known is None or _rank(path, suffixes) < _rank(known, suffixes):
-            found[name] = path
-    return found
-
-
-def clip_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders in a folder by the clip that they belong to."""
-    # Path.is_dir and not the entry's: that one raises where a link leads in a circle.
-    return {
-        clip_name(path.name): path for entry in list_folder(folder) if (path := Path(entry.path)).is_dir()
-    }
-
-
-def _rank(path: Path, suffixes: tuple[str, ...]) -> int:
-    return suffixes.index(path.suffix.lower())
-
-
-def list_folder(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield what is in a folder by name; nothing where it cannot be listed."""
-    try:
-        with os.scandir(folder) as entries:
-            # The same file counts wherever the corpus was copied to.
-            yield from sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return
 
 
 class _Finder:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from taemi.pickled import Array, Machine, PickledArray, PickledTensor, Refused, Storage
+from taemi.pickled import Machine, Refused
+from taemi.pickled_values import Array, PickledArray, PickledTensor, Storage
 from taemi_runtime.errors import DataError
 
 SUFFIX = ".pkl"

@@ -14,12 +14,11 @@ import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from taemi.pickled_values import STORAGES, Array, ElementType, PickledArray, PickledTensor, Storage
 
 # What numpy 1 and 2 call the same functions by.
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
@@ -27,20 +26,6 @@ _FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuff
 _NDARRAY = "numpy.ndarray"
 # Before protocol 3 pickles have no bytes: those of an empty array are made with no argument.
 _BYTES = ("__builtin__.bytes", "builtins.bytes")
-_STORAGES = {
-    "torch.DoubleStorage": "<f8",
-    "torch.FloatStorage": "<f4",
-    "torch.HalfStorage": "<f2",
-    # numpy has no such type: the bits are read and widened.
-    "torch.BFloat16Storage": "<u2",
-    "torch.LongStorage": "<i8",
-    "torch.IntStorage": "<i4",
-    "torch.ShortStorage": "<i2",
-    "torch.CharStorage": "|i1",
-    "torch.ByteStorage": "|u1",
-    "torch.BoolStorage": "|b1",
-}
-_BFLOAT16 = "torch.BFloat16Storage"
 _TYPES = frozenset(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)) | {"f2", "f4", "f8", "b1"}
 
 _LITERALS = frozenset(
@@ -51,6 +36,8 @@ _LITERALS = frozenset(
         *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
     )
 )
+# A parameter of torch takes five, an array of the oldest protocol four.
+_MOST_CALLS = 8
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -64,96 +51,6 @@ class Name:
     """A name that arrays are written with; to the machine a word like any other."""
 
     text: str
-
-
-@dataclass
-class ElementType:
-    """A numpy type that is being described.
-
-    Args:
-        code: Kind and size, e.g. ``f4``.
-        order: Byte order, as numpy writes it.
-    """
-
-    code: str
-    order: str = "|"
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The numpy type."""
-        return np.dtype(self.order.replace("|", "=") + self.code)
-
-
-@dataclass
-class PickledArray:
-    """A numpy array; without its values until its state has been read."""
-
-    values: Array | None = None
-
-
-@dataclass
-class Storage:
-    """The numbers behind a tensor.
-
-    Args:
-        kind: Torch's name for their type.
-        count: How many there are.
-        values: [count]; ``None`` until they have been read, which torch's older format does last.
-    """
-
-    kind: str
-    count: int
-    values: Array | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes they take."""
-        return self.count * np.dtype(_STORAGES[self.kind]).itemsize
-
-    def fill(self, content: bytes, order: Literal["<", ">"] = "<") -> None:
-        """Take the numbers from their bytes, in byte order ``order``.
-
-        Raises:
-            ValueError: There are not as many as were announced.
-        """
-        if len(content) != self.nbytes:
-            raise ValueError(f"a tensor has {len(content):,} bytes, its description asks for {self.nbytes:,}")
-        values: Array = np.frombuffer(content, np.dtype(_STORAGES[self.kind]).newbyteorder(order))
-        if self.kind == _BFLOAT16:
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        self.values = values
-
-
-@dataclass(frozen=True)
-class PickledTensor:
-    """A view of a storage: ``shape`` elements, ``strides`` apart, from ``offset`` on."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def read(self) -> Array:
-        """Return a copy of what is viewed.
-
-        Raises:
-            ValueError: It reaches beyond the storage, or the storage was never read.
-        """
-        values = self.storage.values
-        if values is None:
-            raise ValueError("a tensor's numbers are missing")
-        count = math.prod(self.shape)
-        last = self.offset + sum(
-            (size - 1) * step for size, step in zip(self.shape, self.strides, strict=True)
-        )
-        # An expanded tensor has more elements than numbers: it could ask for any amount of memory.
-        if count > values.size or (count and last >= values.size):
-            raise ValueError(f"a tensor {list(self.shape)} reaches beyond its {values.size:,} numbers")
-        if not count:
-            return np.zeros(self.shape, values.dtype)
-        steps = tuple(step * values.itemsize for step in self.strides)
-        begin = values[self.offset :]
-        return np.lib.stride_tricks.as_strided(begin, self.shape, steps, writeable=False).copy()
 
 
 class Machine:
@@ -177,6 +74,7 @@ class Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._calls = 0
 
     def run(self) -> Any:
         """Return what the pickle describes.
@@ -222,21 +120,30 @@ class Machine:
             self._memo[len(self._memo)] = stack[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self._memo[argument])
-        elif name in ("GLOBAL", "INST"):
+        elif name == "GLOBAL":
             stack.append(_admit(argument.replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
             module, attribute = self._take(len(stack) - 2)
-            stack.append(_admit(f"{module}.{attribute}"))
+            stack.append(_admit(f"{_is(module, str)}.{_is(attribute, str)}"))
         elif name == "BINPERSID":
+            self._count_call()
             stack.append(self._persistent(stack.pop()))
         elif name == "REDUCE":
+            self._count_call()
             function, arguments = self._take(len(stack) - 2)
             stack.append(self._reduce(_is(function, Name).text, _is(arguments, tuple)))
         elif name == "BUILD":
             state = stack.pop()
             _build(stack[-1], _is(state, tuple))
         else:
-            raise Refused(f"it uses the pickle instruction {name}, which no array needs")
+            named = f" for {argument.replace(' ', '.', 1)[:200]}" if name == "INST" else ""
+            raise Refused(f"it uses the pickle instruction {name}{named}, which no array needs")
+
+    def _count_call(self) -> None:
+        # Each may copy the whole array: a few bytes could ask for all memory by asking again and again.
+        self._calls += 1
+        if self._calls > _MOST_CALLS:
+            raise Refused("it builds more than one array")
 
     def _take(self, start: int) -> list[Any]:
         if start < (self._marks[-1] if self._marks else 0):
@@ -248,7 +155,7 @@ class Machine:
     def _persistent(self, pid: Any) -> Storage:
         word, kind, key, _, count, *rest = _is(pid, tuple)
         name = _is(kind, Name).text
-        if self._storage is None or word != "storage" or name not in _STORAGES or any(rest):
+        if self._storage is None or word != "storage" or name not in STORAGES or any(rest):
             raise Refused("it refers to something that is no plain tensor's storage")
         return self._storage(Storage(name, _count(count)), _is(key, str))
 
@@ -256,14 +163,14 @@ class Machine:
         if function == "_codecs.encode":
             text, encoding = arguments
             if encoding != "latin1":
-                raise Refused(f"it encodes a text as {str(encoding)[:40]!r}")
+                raise Refused("it encodes a text in a way that no array needs")
             return _is(text, str).encode("latin1")
         if function in _BYTES and not arguments:
             return b""
         if function == "numpy.dtype":
             code = arguments[0]
-            if not isinstance(code, str) or code not in _TYPES:
-                raise Refused(f"its array has elements of type {str(code)[:40]!r}, which are no numbers")
+            if _is(code, str) not in _TYPES:
+                raise Refused(f"its array has elements of type {code[:40]!r}, which are no numbers")
             return ElementType(code)
         if function in _RECONSTRUCT:
             if arguments[0] != Name(_NDARRAY):
@@ -288,7 +195,7 @@ _ADMITTED = frozenset(
     [
         *_RECONSTRUCT,
         *_FROM_BUFFER,
-        *_STORAGES,
+        *STORAGES,
         _NDARRAY,
         "numpy.dtype",
         "_codecs.encode",

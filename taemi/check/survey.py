@@ -7,37 +7,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from taemi.check import whole
 from taemi.check.clip import ClipLook, Place, look_at_clip
-from taemi.check.published import COUNTS, NONZERO_SHARE
+from taemi.check.published import COUNTS
 from taemi.check.report import CorpusReport, Counts, Effect, Finding, SplitReport, State
 from taemi.check.statistics import duration_statistics, label_statistics
+from taemi.clip_files import clip_files, list_folder
 from taemi.corpus import (
     AUDIO,
     FACES,
     FEATURE_SUFFIXES,
     RAW,
-    SOUND_SUFFIXES,
     TEST_FOLDERS,
     TEXT,
     TEXT_SUFFIXES,
-    VIDEO_SUFFIXES,
     ClipRow,
     Layout,
     Scan,
-    clip_files,
-    clip_folders,
-    list_folder,
     scan_corpus,
 )
 from taemi_runtime.crew import Crew
-from taemi_runtime.emotions import EMOTIONS
 
 Tick = Callable[[str, int, int], None]
-_TRAINED_ON = ("train", "valid")
 _KNOWN_FOLDERS = (RAW, AUDIO, FACES, TEXT, *TEST_FOLDERS)
 _ORDER = list(Effect)
-# The known shares have three digits.
-_OFF = 0.002
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: nobody waits for the result any more
@@ -69,18 +62,18 @@ def check_corpus(
     """
     scan = scan_corpus(root, layout)
     corpus = scan.corpus
-    findings = [_stopping(error.asked, error.found, root) for error in scan.errors]
-    findings += _file_findings(scan)
+    findings = [whole.stopping(error.asked, error.found, root) for error in scan.errors]
+    findings += whole.of_split_files(scan)
     reports = []
     looks: dict[str, list[ClipLook]] = {}
     for split, rows in corpus.splits.items():
         place = _place(scan, split)
-        findings += _folder_findings(place, rows, corpus.vision)
+        findings += whole.of_folders(place, rows, corpus.vision)
         looks[split] = _look(rows, place, jobs, decode, tick)
         findings += [finding for look in looks[split] for finding in look.findings]
         reports.append(_report(scan, place, rows, looks[split]))
-    findings += _strays(scan) + _widths(looks, corpus.vision) + _splits_missing(scan, reports)
-    findings += [finding for report in reports for finding in _unlike_the_known(report)]
+    findings += whole.of_strays(scan) + whole.of_widths(looks, corpus.vision) + whole.of_splits(scan, reports)
+    findings += [finding for report in reports for finding in whole.of_known_figures(report)]
     findings = [replace(item, file=_plain(item.file), what=_plain(item.what)) for item in findings]
     findings.sort(key=lambda item: (_ORDER.index(item.effect), item.kind, item.file))
     return CorpusReport(
@@ -184,133 +177,3 @@ def _count(states: Iterable[State]) -> Counts:
 def _plain(text: str) -> str:
     """Replace what no terminal and no JSON takes: file names can be any bytes."""
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
-
-
-def _stopping(asked: str, found: str, root: Path) -> Finding:
-    file = asked.removeprefix("cannot read ").removeprefix("corpus ")
-    path = Path(file)
-    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else file
-    return Finding(Effect.STOPS, "split file", name, found)
-
-
-def _file_findings(scan: Scan) -> list[Finding]:
-    """Say what is odd in the split files."""
-    found: list[Finding] = []
-    root = scan.corpus.root
-    seen: dict[str, str] = {}
-    for split, file in scan.files.items():
-        name = file.path.relative_to(root).as_posix()
-        if file.shortened is not None:
-            row, written = file.shortened
-            what = f"line {row.line} calls clip {row.name} {written!r}: leading zeros are put back"
-            found.append(Finding(Effect.NOTE, "numbers for names", name, what, split))
-        for row in file.repeated:
-            what = f"line {row.line} has clip {row.name} once more; its first row counts"
-            found.append(Finding(Effect.NOTE, "repeated row", name, what, split, row.name))
-        for row in file.rows:
-            if row.name in seen:
-                what = f"line {row.line}: clip {row.name} is in {seen[row.name]}, too"
-                found.append(Finding(Effect.NOTE, "clip in two splits", name, what, split, row.name))
-            seen.setdefault(row.name, split)
-    folders = [name for name in TEST_FOLDERS if (root / name).is_dir()]
-    if len(folders) > 1 and scan.corpus.test_folder is not None:
-        used = scan.corpus.test_folder.name
-        what = f"{' and '.join(folders)} are both there; {used} is used (--test-folder chooses)"
-        found.append(Finding(Effect.NOTE, "two test folders", used, what, "test"))
-    return found
-
-
-def _folder_findings(place: Place, rows: Sequence[ClipRow], vision: str) -> list[Finding]:
-    """Say which folders are not there: once, and not for each clip."""
-    found = []
-    if rows and place.texts is None:
-        what = f"there is no such folder: {len(rows)} clips have no transcript"
-        found.append(Finding(Effect.MISSING, "no folder", place.name(place.folder / TEXT), what, place.split))
-    if rows and vision != RAW and not (place.folder / vision).is_dir():
-        what = f"there is no such folder: {len(rows)} clips have no vision"
-        found.append(
-            Finding(Effect.MISSING, "no folder", place.name(place.folder / vision), what, place.split)
-        )
-    return found
-
-
-def _unlike_the_known(report: SplitReport) -> list[Finding]:
-    """Say where a split is not as it is handed out."""
-    found = []
-    if report.known not in (None, report.rows):
-        what = f"it lists {report.rows:,} clips; {report.known:,} are handed out"
-        found.append(Finding(Effect.NOTE, "number of clips", report.listed, what, report.split))
-    elif report.known is not None and report.split == "train" and report.labels is not None:
-        pairs = zip(EMOTIONS, report.labels.nonzero_share, NONZERO_SHARE, strict=True)
-        off = [
-            f"{name} {share:.3f} for {known:.3f}" for name, share, known in pairs if abs(share - known) > _OFF
-        ]
-        if off:
-            what = f"the shares of clips above 0 are not the known ones: {', '.join(off)}"
-            found.append(Finding(Effect.NOTE, "labels differ", report.listed, what, report.split))
-    return found
-
-
-def _strays(scan: Scan) -> list[Finding]:
-    """Say which clips stand in no split file, and what lies among the clips that is none."""
-    corpus = scan.corpus
-    found: list[Finding] = []
-    folders: dict[Path, set[str]] = {}
-    for split, rows in corpus.splits.items():
-        folders.setdefault(corpus.folder(split), set()).update(row.name for row in rows)
-    for folder, names in folders.items():
-        listings = {
-            RAW: clip_files(folder / RAW, VIDEO_SUFFIXES),
-            AUDIO: clip_files(folder / AUDIO, SOUND_SUFFIXES),
-            FACES: clip_folders(folder / FACES),
-        }
-        for kind, files in listings.items():
-            extra = sorted(set(files) - names)
-            if extra:
-                path = files[extra[0]].relative_to(corpus.root).as_posix()
-                more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
-                what = f"no split file lists clip {extra[0]}{more} of {kind}/"
-                found.append(Finding(Effect.NOTE, "clip without a row", path, what))
-    return found
-
-
-def _widths(looks: dict[str, list[ClipLook]], vision: str) -> list[Finding]:
-    """Say which features are not as wide as the others of their folder."""
-    found = []
-    every = [(split, look) for split, items in looks.items() for look in items]
-    for folder in sorted({folder for _, look in every for folder in look.widths}):
-        widths = Counter(look.widths[folder] for _, look in every if folder in look.widths)
-        usual = widths.most_common(1)[0][0]
-        for split, look in every:
-            width = look.widths.get(folder, usual)
-            if width != usual:
-                stops = folder == vision and split in _TRAINED_ON
-                name = f"{folder}/{look.row.name}{FEATURE_SUFFIXES[0]}"
-                what = f"it is {width} wide, {widths[usual]} others are {usual}"
-                effect = Effect.STOPS if stops else Effect.NOTE
-                found.append(Finding(effect, "width of features", name, what, split, look.row.name))
-    return found
-
-
-def _splits_missing(scan: Scan, reports: Sequence[SplitReport]) -> list[Finding]:
-    """Say why there is nothing to train on or to validate with."""
-    found = []
-    by_name = {report.split: report for report in reports}
-    for split in _TRAINED_ON:
-        name = f"{split}_split.csv"
-        report = by_name.get(split)
-        if report is None and split not in scan.files and not (scan.corpus.root / name).exists():
-            found.append(Finding(Effect.STOPS, "no split file", name, "there is no such file", split))
-        elif report is not None and not report.usable:
-            what = f"none of its {report.rows} clips can be used" if report.rows else "it lists no clip"
-            found.append(Finding(Effect.STOPS, "no clip of a split", report.listed, what, split))
-        elif report is not None and report.labels is not None:
-            flat = [
-                emotion
-                for emotion, row in zip(EMOTIONS, report.labels.correlation, strict=True)
-                if all(value is None for value in row)
-            ]
-            if flat:
-                what = f"{', '.join(flat)} never changes: its rho counts as 0"
-                found.append(Finding(Effect.NOTE, "constant label", report.listed, what, split))
-    return found

@@ -210,6 +210,30 @@ def test_a_pickle_cannot_ask_for_more_memory_than_it_brings(read):
         read(packed.getvalue())
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (b"", b".", "it holds a tuple"),
+        (b"", b"\x8c\x06system\x93.", "a tuple stands where none can be"),
+        (b"}", b"\x8c\x01as.", "a tuple stands where none can be"),
+        (b"cnumpy\ndtype\n", b"\x85R.", "a tuple stands where none can be"),
+        (b"c_codecs\nencode\n", b"h\x05\x86R.", "encodes a text"),
+    ],
+)
+def test_a_pickle_cannot_ask_for_more_time_than_an_array_needs(read, before, after, words):
+    # A tuple of itself twice, sixty times over: to write it out or to hash it would take for ever.
+    nested = b")\x94h\x00\x86" + b"".join(b"\x94h" + bytes([depth]) + b"\x86" for depth in range(1, 60))
+    with pytest.raises(DataError, match=words):
+        read(b"\x80\x04" + before + nested + after)
+
+
+def test_a_pickle_cannot_ask_for_copy_after_copy(read):
+    raw = pickle.dumps(torch.zeros(1000), protocol=4)
+    start = raw.index(b"\x85\x94R")
+    with pytest.raises(DataError, match="more than one array"):
+        read(raw[: start + 3] + b"h\x05h\x06\x85R" * 20 + b".")
+
+
 def test_damage_at_random_places_is_an_error_and_never_a_crash(read):
     dice = random.Random(1)
     array = np.ones((3, 4), "f4")
