@@ -44,14 +44,12 @@ def format_report(report: CorpusReport, *, everything: bool = False) -> str:
 
 def _clips(report: CorpusReport) -> Table:
     table = Table(title="Clips: there / missing / broken")
-    for name in ("split", "listed in"):
-        table.add_column(name)
+    table.add_column("split")
     for name in ("clips", "known", "usable", "left out", "audio", "vision", "text", "features (width)"):
         table.add_column(name, justify="right")
     for split in report.splits:
         table.add_row(
             split.split,
-            split.listed,
             f"{split.rows:,}",
             _known(split),
             f"{split.usable:,}",

@@ -140,6 +140,10 @@ def of_splits(scan: Scan, reports: Sequence[SplitReport]) -> list[Finding]:
     """Say why there is nothing to train on or to validate with."""
     found = []
     by_name = {report.split: report for report in reports}
+    if "test" in by_name and "test" not in scan.files:
+        test = by_name["test"]
+        what = f"there is no test_split.csv: the {test.rows:,} clips that are there are the split"
+        found.append(Finding(Effect.NOTE, "no split file", test.listed, what, "test"))
     for split in _TRAINED_ON:
         name = f"{split}_split.csv"
         report = by_name.get(split)

@@ -90,6 +90,7 @@ def test_nothing_else_is_found_but_what_follows_from_it(report):
         *crops,
         ("face folder broken", "face_images/00011"),
         ("numbers for names", "valid_split.csv"),
+        ("no split file", "test"),
         ("clip without a row", "audio/00099.mp3"),
         ("clip without a row", "face_images/00099"),
         *(("number of clips", name) for name in ("train_split.csv", "valid_split.csv", "test")),
