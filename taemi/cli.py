@@ -1,8 +1,9 @@
-"""``taemi``: init, synth, train, evaluate, demo."""
+"""``taemi``: init, synth, check, train, evaluate, demo."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,14 @@ import typer
 
 from taemi.choice import EncoderChoice
 from taemi.config import variant as named_variant
-from taemi.corpus import read_corpus
+from taemi.corpus import FACES, RAW, Corpus, Layout, read_corpus
 from taemi.recipe import MODALITIES, Recipe
+from taemi_runtime.atomic import write_text
 from taemi_runtime.console import Step, progress, run_app, say
 from taemi_runtime.errors import CheckpointError, MissingExtraError
 from taemi_runtime.faces.choice import faces_name
+from taemi_runtime.preprocessing import FACES_NONE
+from taemi_runtime.strict import to_json
 
 if TYPE_CHECKING:
     from taemi.train import EpochReport
@@ -45,6 +49,17 @@ Faces = Annotated[
         help="auto: cut out each frame's largest face; FILE: with this YuNet model; none: whole frames or "
         "ready crops",
     ),
+]
+VisionFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="raw|face_images|FOLDER",
+        help="where vision comes from: the clips, their face crops, or a folder of feature pickles; "
+        "default: face crops where there are any",
+    ),
+]
+TestFolder = Annotated[
+    str | None, typer.Option(help="folder of the test clips; default: test_data or test, whichever is there")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
@@ -131,6 +146,40 @@ def synth(
 
 
 @app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    vision_from: VisionFrom = None,
+    test_folder: TestFolder = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="decode every clip as training does, not headers alone")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="clips looked at at a time")] = 2,
+    everything: Annotated[bool, typer.Option("--all", help="list every finding, not 20 of a kind")] = False,
+    json: Annotated[bool, typer.Option("--json", help="everything as JSON")] = False,
+    out: Annotated[Path | None, typer.Option(help="write there instead of on stdout")] = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what is in a corpus and what is wrong with it; exit code 1 where training would fail."""
+    del debug
+    from taemi.check import check_corpus, format_report
+
+    step = Step("check")
+    layout = Layout(test_folder, vision_from)
+    with progress(quiet=quiet) as tick:
+        report = check_corpus(data, layout, jobs=jobs, decode=decode, tick=tick)
+    text = to_json(report) if json else format_report(report, everything=everything) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_text(out, text)
+    clips = sum(split.rows for split in report.splits)
+    say(step.done(out, f"{clips:,} clips, {len(report.findings):,} findings"), quiet=quiet)
+    if not report.trains:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
     out: Annotated[Path, typer.Option(help="the run's folder: best.pt, last.pt, features/")],
@@ -142,6 +191,7 @@ def train(
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
     faces: Faces = "none",
+    vision_from: VisionFrom = None,
     epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
     patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
     batch_size: Annotated[int, typer.Option(help="clips a step")] = 32,
@@ -181,7 +231,7 @@ def train(
     )
     named_variant(variant)
     _need_torch("train")
-    corpus = read_corpus(data)
+    corpus = read_corpus(data, Layout(vision=vision_from))
     from taemi.assemble import assemble, encoder_notes
     from taemi.train import BEST_NAME
     from taemi.train import train as run
@@ -190,7 +240,7 @@ def train(
     system = assemble(
         variant, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces), tiny_folder=out / "encoders"
     )
-    for note in encoder_notes(system):
+    for note in [*encoder_notes(system), *corpus_notes(corpus, faces)]:
         say(f"note: {note}", quiet=quiet)
     with progress(quiet=quiet) as tick:
         best = run(
@@ -213,6 +263,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="a checkpoint or a bundle")],
     data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
     split: Annotated[str, typer.Option(help="train, valid or test")] = "valid",
+    test_folder: TestFolder = None,
     csv: Annotated[Path | None, typer.Option(help="write a challenge submission there")] = None,
     json: Annotated[Path | None, typer.Option(help="write the figures there")] = None,
     faces: Annotated[
@@ -229,7 +280,7 @@ def evaluate(
     del debug
     from taemi.evaluate import evaluate_split, format_table, write_figures, write_submission
 
-    corpus = read_corpus(data)
+    corpus = read_corpus(data, Layout(test_folder=test_folder))
     step = Step(f"evaluate {split}")
     with progress(quiet=quiet) as tick:
         evaluation = evaluate_split(
@@ -253,6 +304,24 @@ def format_epoch(report: EpochReport) -> str:
         f"epoch {report.epoch:>2}/{report.epochs}  loss {report.loss:.4f}  rho {report.rho:+.3f} ({each})"
         f"  {report.seconds:.1f} s{mark}"
     )
+
+
+def corpus_notes(corpus: Corpus, faces: str) -> list[str]:
+    """Return what a user should know of how a corpus is used, one sentence each.
+
+    Args:
+        corpus: The corpus to train on.
+        faces: How the model crops the frames of clips, as on the command line.
+    """
+    if corpus.vision == RAW:
+        return []
+    notes = [f"vision comes from {corpus.vision}/ of {corpus.root.name}, not from the clips' frames"]
+    if corpus.vision == FACES and faces == FACES_NONE:
+        notes.append(
+            "the model is trained on face crops, and will be given whole frames of clips; with --faces auto "
+            "it will be given their largest faces"
+        )
+    return notes
 
 
 def _need_torch(what: str) -> None:

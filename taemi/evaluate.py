@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,8 @@ class Evaluation:
         trained: Whether the model was trained at all.
         names: The clips that were scored.
         predicted: [clips, outputs] float32, all modalities that a clip has, clipped to [0, 1].
-        rho: For each condition (named like ``audio+text``) the correlation of each output.
+        rho: For each condition (named like ``audio+text``) the correlation of each output; NaN where the
+            clips have no labels.
         clips: For each condition how many clips had all of its modalities.
         failures: The reason for each clip that could not be read, by name.
         faces: How frames were cropped, as in ``VisionPreprocessing.faces``.
@@ -95,6 +97,8 @@ def evaluate_split(
         DataError: The split is missing, or none of its clips can be read.
     """
     rows = corpus.split(split)
+    if warn is not None and rows and not np.isfinite(rows[0].labels).all():
+        warn(f"the {split} split has no labels: there are scores, and no correlation with anything")
     kept: list[ClipRow] = []
     scores: list[npt.NDArray[np.float32]] = []
     present: list[npt.NDArray[np.bool_]] = []
@@ -163,8 +167,8 @@ def format_table(evaluation: Evaluation) -> str:
     for emotion in EMOTIONS:
         table.add_column(emotion, justify="right")
     for name, rho in evaluation.rho.items():
-        cells = [f"{value:.3f}" for value in rho]
-        table.add_row(name, str(evaluation.clips[name]), f"{np.mean(rho):.3f}", *cells)
+        cells = [f"{value:.3f}" if math.isfinite(value) else "-" for value in (float(np.mean(rho)), *rho)]
+        table.add_row(name, str(evaluation.clips[name]), *cells)
     stream = io.StringIO()
     Console(file=stream, width=120).print(table)
     return stream.getvalue().rstrip()
@@ -177,13 +181,20 @@ def write_figures(path: Path, evaluation: Evaluation) -> None:
         "synthetic": evaluation.synthetic,
         "trained": evaluation.trained,
         "clips": len(evaluation.names),
-        "mean_rho": evaluation.mean_rho,
-        "rho": {name: dict(zip(EMOTIONS, rho, strict=True)) for name, rho in evaluation.rho.items()},
+        "mean_rho": _finite(evaluation.mean_rho),
+        "rho": {
+            name: dict(zip(EMOTIONS, map(_finite, rho), strict=True)) for name, rho in evaluation.rho.items()
+        },
         "clips_with_all": evaluation.clips,
         "faces": evaluation.faces,
         "failures": evaluation.failures,
     }
     write_text(path, json.dumps(figures, indent=2) + "\n")
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no NaN, which stands for what cannot be said of clips without labels.
+    return value if math.isfinite(value) else None
 
 
 def write_submission(path: Path, evaluation: Evaluation) -> None:

@@ -20,13 +20,13 @@ import numpy.typing as npt
 import torch
 from safetensors.numpy import load_file, save_file
 
-from taemi.corpus import ClipRow
+from taemi.clip_content import Content, read_content
+from taemi.corpus import RAW, ClipRow
 from taemi.encoders import VisionEncoder
 from taemi_runtime.atomic import atomic_file, write_text
 from taemi_runtime.errors import DataError, MediaError
 from taemi_runtime.faces.choice import open_detector
 from taemi_runtime.faces.finder import FaceDetector
-from taemi_runtime.media import read_clip
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.strict import to_plain
 
@@ -67,32 +67,41 @@ class FeatureStore:
         self._detector: FaceDetector | None = None
 
     def extract(
-        self, rows: Iterable[ClipRow], progress: Callable[[int, int], None] | None = None
+        self,
+        rows: Iterable[ClipRow],
+        progress: Callable[[int, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> dict[str, str]:
         """Extract what is not there yet.
 
         Args:
             rows: The clips.
             progress: Called with (done, total) after each clip.
+            warn: Called with a sentence for each part of a clip that could not be read though the rest was.
 
         Returns:
             The reason for each clip that could not be read, by name.
 
         Raises:
-            DataError: The store was made with another encoder or other preprocessing.
+            DataError: The store was made with another encoder or other preprocessing, or ready-made vision
+                features are not as wide as the encoder's.
             BundleError: ``preprocessing`` names a detector's file, and none is given.
             MissingExtraError: Faces are to be cut out and OpenCV is missing.
         """
-        self._open_index()
-        self._detector = open_detector(self.preprocessing.vision.faces, self._faces)
         rows = list(rows)
+        self._open_index(rows[0].vision if rows else RAW)
+        self._detector = open_detector(self.preprocessing.vision.faces, self._faces)
         failures: dict[str, str] = {}
         for done, row in enumerate(rows, 1):
             if not self._path(row.name).exists():
                 try:
-                    self._extract_clip(row)
+                    remarks = self._extract_clip(row)
                 except MediaError as error:
                     failures[row.name] = str(error)
+                    remarks = ()
+                if warn is not None:
+                    for remark in remarks:
+                        warn(f"clip {row.name}: {remark}")
             if progress is not None:
                 progress(done, len(rows))
         return failures
@@ -105,26 +114,42 @@ class FeatureStore:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _extract_clip(self, row: ClipRow) -> None:
-        clip = read_clip(row.media, self.preprocessing, detector=self._detector)
+    def _extract_clip(self, row: ClipRow) -> tuple[str, ...]:
+        content = read_content(row, self.preprocessing, self._detector)
         arrays: dict[str, npt.NDArray[Any]] = {}
-        if clip.waveform is not None:
-            arrays["waveform"] = clip.waveform
-        if clip.frames is not None:
-            with torch.inference_mode():
-                parts = [
-                    self.encoder(torch.from_numpy(clip.frames[start : start + _FRAMES_AT_ONCE]))
-                    for start in range(0, len(clip.frames), _FRAMES_AT_ONCE)
-                ]
-            arrays["vision"] = torch.cat(parts).numpy().astype(np.float16)
+        if content.waveform is not None:
+            arrays["waveform"] = content.waveform
+        if (vision := self._vision(row, content)) is not None:
+            arrays["vision"] = vision.astype(np.float16)
         with atomic_file(self._path(row.name)) as part:
             save_file(arrays, part)
+        return content.remarks
 
-    def _open_index(self) -> None:
+    def _vision(self, row: ClipRow, content: Content) -> npt.NDArray[np.float32] | None:
+        if content.features is not None and content.features.shape[1] != self.encoder.dim:
+            raise DataError(
+                f"cannot train on the features {row.pictures}",
+                f"they are {content.features.shape[1]} wide, the vision encoder's {self.encoder.dim}",
+                "Name the encoder that made them with --vision-encoder, or let it look at pictures: "
+                "--vision-from raw",
+            )
+        if content.frames is None:
+            return content.features
+        with torch.inference_mode():
+            parts = [
+                self.encoder(torch.from_numpy(content.frames[start : start + _FRAMES_AT_ONCE]))
+                for start in range(0, len(content.frames), _FRAMES_AT_ONCE)
+            ]
+        encoded: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+        return encoded
+
+    def _open_index(self, vision: str) -> None:
         made_with = {
             "vision_encoder": encoder_digest(self.encoder),
             "preprocessing": to_plain(self.preprocessing),
         }
+        if vision != RAW:
+            made_with["vision_from"] = vision
         path = self.folder / INDEX_NAME
         if not path.exists():
             write_text(path, json.dumps(made_with, indent=2) + "\n")
@@ -132,7 +157,7 @@ class FeatureStore:
         # Through JSON and back, so that tuples and lists compare equal.
         found, wanted = json.loads(path.read_text()), json.loads(json.dumps(made_with))
         if found != wanted:
-            differing = [key for key in wanted if found.get(key) != wanted[key]]
+            differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
             raise DataError(
                 f"cannot add to the feature store {self.folder}",
                 f"it was made with another {' and '.join(differing)}",

@@ -83,7 +83,7 @@ def train(
         out: The run's folder; features are kept in ``out/features``.
         recipe: How to train.
         report: Called after each epoch.
-        warn: Called with a sentence for each clip that is left out because it cannot be read.
+        warn: Called with a sentence for each clip, or part of one, that cannot be read and is left out.
         tick: Called with (step name, done, total) within long steps.
         device: Where to train, ``cpu`` or ``cuda[:N]``.
         faces: The YuNet file that the system's preprocessing names by its digest, where it names one.
@@ -226,7 +226,7 @@ def _extract(
 ) -> Sequence[ClipRow]:
     rows = corpus.split(split)
     step = f"features of {split}"
-    failures = store.extract(rows, (lambda done, total: tick(step, done, total)) if tick else None)
+    failures = store.extract(rows, (lambda done, total: tick(step, done, total)) if tick else None, warn)
     if warn is not None:
         for name, reason in failures.items():
             warn(f"clip {name} is left out: {reason}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from taemi_runtime.errors import WriteError
 from taemi_runtime.working_folder import working_folder
 
+_DEVICES = Path("/dev")
 # What is no defect of ours but of the place that was written to, and what to do about it.
 _HOST_ERRORS = {
     errno.ENOSPC: "Free some space, or write to another disk",
@@ -55,8 +56,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
         path: The file to write; its parent is created when missing.
 
     Raises:
-        WriteError: The disk is full, or the place cannot be written to.
+        WriteError: The disk is full, the place cannot be written to, or ``path`` is a device or a pipe.
     """
+    # Renaming a file over it would destroy it for the whole machine: root may replace /dev/null.
+    if path.absolute().parent == _DEVICES or (path.exists() and not path.is_file() and not path.is_dir()):
+        raise WriteError(
+            f"cannot write {path}",
+            "it is a device or a pipe",
+            "Name an ordinary file, or leave the option out",
+        )
     with explain_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,19 @@ def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path):
         with atomic_file(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert path.read_bytes() == b"old"
+
+
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    for path in (pipe, link, Path("/dev/taemi-test"), Path("/dev/stdout")):
+        with pytest.raises(WriteError, match="it is a device or a pipe"):
+            write_text(path, "x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
 
 
 def test_a_path_through_a_file_is_named(tmp_path):
