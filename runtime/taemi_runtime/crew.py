@@ -6,9 +6,9 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.interrupts import next_of, start_all
 
 S = TypeVar("S")
@@ -18,7 +18,7 @@ T = TypeVar("T")
 _LOOK_S = 0.5
 
 
-class Crew(Generic[T]):
+class Crew(Closing, Generic[T]):
     """Does pieces of work in threads, each as soon as a thread is free, within a ``with`` block.
 
     ``concurrent.futures`` is not used: a run that Ctrl-C interrupts within it may hang; see
@@ -76,11 +76,6 @@ class Crew(Generic[T]):
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _run(self) -> None:
         while (work := self._next()) is not None and not self._closed:
             try:
@@ -112,10 +107,10 @@ def map_all(work: Callable[[S], T], items: Iterable[S], count: int, name: str) -
     Raises:
         BaseException: What it raised for one of them; the others are no longer begun then.
     """
-    todo = list(items)
+    given = list(items)
     found: dict[int, T] = {}
-    with Crew[tuple[int, T]](min(count, len(todo)), name) as crew:
-        for place, item in enumerate(todo):
+    with Crew[tuple[int, T]](min(count, len(given)), name) as crew:
+        for place, item in enumerate(given):
             crew.give(lambda place=place, item=item: (place, work(item)))  # type: ignore[misc]
-        found.update(crew.take() for _ in todo)
-    return [found[place] for place in range(len(todo))]
+        found.update(crew.take() for _ in given)
+    return [found[place] for place in range(len(given))]

@@ -13,11 +13,11 @@ import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.errors import EngineError
 from taemi_runtime.spec import Array
 
@@ -151,7 +151,7 @@ class Pool(abc.ABC):
         """Called once, when the pool is closed and all its memory freed."""
 
 
-class DeviceArray:
+class DeviceArray(Closing):
     """An array on a device, contiguous.
 
     Args:
@@ -213,11 +213,3 @@ class DeviceArray:
     def close(self) -> None:
         """Give its memory back; closing twice does nothing."""
         self._pool.give_back(self._lease)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

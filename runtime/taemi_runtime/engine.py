@@ -14,11 +14,11 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.device_array import Pool
 from taemi_runtime.errors import EngineError, UsageError
 from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
@@ -101,7 +101,7 @@ class Probe:
     fix: str = ""
 
 
-class Engine(abc.ABC):
+class Engine(Closing):
     """A loaded graph.
 
     Args:
@@ -237,7 +237,7 @@ class Engine(abc.ABC):
         """Note how long this thread's call took by the device's own events."""
         self._mine.device_ms = ms
 
-    def stop(self, threads: Collection[int]) -> None:  # noqa: B027 - most backends cannot, and need not say so
+    def stop(self, threads: Collection[int]) -> None:
         """Make the calls that some threads are in fail soon, where the backend can; later calls run.
 
         Args:
@@ -266,14 +266,6 @@ class Engine(abc.ABC):
     def close(self) -> None:
         """Free what the engine holds; closing twice does nothing."""
         self._closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Backend(abc.ABC):

@@ -13,11 +13,11 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from taemi_runtime.backends import backend, open_engine, taken_suffixes, takers
 from taemi_runtime.bundle import Bundle
+from taemi_runtime.closing import Closing
 from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.engine_choice import (
     PRECISIONS,
@@ -43,7 +43,7 @@ from taemi_runtime.manifest import MANIFEST_NAME, Manifest, file_sha256
 _log = logging.getLogger(__name__)
 
 
-class LoadedModel:
+class LoadedModel(Closing):
     """A model whose graphs can be run.
 
     Args:
@@ -139,14 +139,6 @@ class LoadedModel:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_model(

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from taemi_runtime.attention import Weights, cut_attention, require_attention
 from taemi_runtime.batching import DecodedClip, encode_together, score_together
 from taemi_runtime.clip_features import ClipFeatures
 from taemi_runtime.clock import Clock
+from taemi_runtime.closing import Closing
 from taemi_runtime.contract import FUSION, MODALITIES, PRESENT, SCORES, read_preprocessing
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.encoding import ClipEncoder
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 __all__ = ["MODALITIES", "ClipFeatures", "ClipScorer"]
 
 
-class ClipScorer:
+class ClipScorer(Closing):
     """Scores clips with a loaded model, one at a time.
 
     Args:
@@ -394,11 +394,3 @@ class ClipScorer:
     def close(self) -> None:
         """Close the model; closing twice does nothing."""
         self.model.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.decoding import ClipDecoder
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.interrupts import start_all
@@ -75,7 +75,7 @@ class Read:
     release: Callable[[], None] = lambda: None
 
 
-class DecodePool:
+class DecodePool(Closing):
     """Reads clips in other processes.
 
     Args:
@@ -228,14 +228,6 @@ class DecodePool:
         for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _died(path: Path, why: str) -> TaemiError:

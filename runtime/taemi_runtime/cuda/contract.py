@@ -14,12 +14,12 @@ import abc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.device_array import Memory
 from taemi_runtime.engine import Probe
 from taemi_runtime.errors import EngineError
@@ -213,7 +213,7 @@ class Module(Resource):
         """
 
 
-class DeviceLayer(abc.ABC):
+class DeviceLayer(Closing):
     """One device, seen through one Python package.
 
     ``name`` is what ``--cuda-backend`` calls it, ``package`` what pip calls it, ``has_graphs`` whether
@@ -292,11 +292,3 @@ class DeviceLayer(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Release the context, once everything of it was given back; closing twice does nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Generator, Iterable
 from os import PathLike, fspath
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from taemi_runtime.attention import require_attention
+from taemi_runtime.closing import Closing
 from taemi_runtime.contract import FAMILY, FUSION, SCORES
 from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.errors import BundleError, UsageError
@@ -30,7 +30,7 @@ Placed = tuple[int, ClipResult | ClipFailure]
 _log = logging.getLogger(__name__)
 
 
-class FeatureScorer:
+class FeatureScorer(Closing):
     """Scores features with a fusion network.
 
     Args:
@@ -159,14 +159,6 @@ class FeatureScorer:
     def close(self) -> None:
         """Close the engine; closing twice does nothing."""
         self._resources.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _fusion(model: LoadedModel) -> tuple[Engine, tuple[str, ...]]:

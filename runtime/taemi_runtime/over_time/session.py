@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.encoding import is_said
 from taemi_runtime.errors import UsageError
 from taemi_runtime.over_time.clock import Clock, WallClock
@@ -37,7 +37,7 @@ def check_hop(hop_s: float) -> float:
     return hop_s
 
 
-class Session:
+class Session(Closing):
     """Scores the windows of a source; iterate over it once, and close it where that ends early.
 
     Args:
@@ -92,14 +92,6 @@ class Session:
     def close(self, patience_s: float = 0.5) -> bool:
         """Stop reading; return whether that worked within so many seconds."""
         return self._feed.close(patience_s)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_session(
