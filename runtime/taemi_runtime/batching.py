@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi_runtime.calls import chunks, join_inputs, most_rows, run_together
-from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, see_together
+from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, give_back, see_together
 from taemi_runtime.contract import FUSION, SCORES
-from taemi_runtime.device_array import DeviceArray
 from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, in_calls, is_said
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
@@ -159,11 +158,7 @@ class _Work:
 
     def close(self) -> None:
         """Give back what lies on a device."""
-        for encoded in (self.heard, self.read):
-            if encoded is not None and isinstance(encoded[0], DeviceArray):
-                encoded[0].close()
-        if self.seen is not None:
-            self.seen.close()
+        give_back((self.heard, self.read), self.seen)
 
     @property
     def has_sound(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from taemi_runtime.closing import Closing
 from taemi_runtime.device_array import DeviceArray
 from taemi_runtime.media import Clip
 from taemi_runtime.resident import DeviceRows, Given, Piece
@@ -24,7 +24,7 @@ Encoded = tuple[Features, Array]
 
 
 @dataclass(frozen=True)
-class ClipFeatures:
+class ClipFeatures(Closing):
     """A clip, encoded. Whoever has it closes it, so that what lies on a device is given back.
 
     Args:
@@ -64,14 +64,6 @@ class ClipFeatures:
         for rows in self.resident.values():
             rows.close()
         self.resident.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class SeenFrames:
@@ -156,3 +148,15 @@ def see_together(encoder: ClipEncoder, calls: Sequence[tuple[SeenFrames, Array, 
             found = encoder.see(joined)
         for (seen, _, start), first, count in zip(some, firsts, counts, strict=True):
             seen.add(start, count, None if found is None else found[first : first + count])
+
+
+def give_back(encoded: Sequence[Encoded | None], seen: SeenFrames | None) -> None:
+    """Give back what lies on a device of a clip that did not come to be [ClipFeatures][].
+
+    What a call still uses comes back when it has ended.
+    """
+    for one in encoded:
+        if one is not None and isinstance(one[0], DeviceArray):
+            one[0].close()
+    if seen is not None:
+        seen.close()

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames
+from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, give_back
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
-from taemi_runtime.device_array import DeviceArray
 from taemi_runtime.encoding import FRAMES_A_CALL, in_calls, is_said
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.interrupts import next_of, start_all
@@ -117,11 +116,7 @@ class _Stream:
 
     def _close(self) -> None:
         """Give back what lies on a device; what a call still uses comes back when it has ended."""
-        for encoded in (self._heard, self._read):
-            if encoded is not None and isinstance(encoded[0], DeviceArray):
-                encoded[0].close()
-        if self._seen is not None:
-            self._seen.close()
+        give_back((self._heard, self._read), self._seen)
 
     def _close_if_given_up(self) -> None:
         """Give back what a stage got after the clip was given up."""
