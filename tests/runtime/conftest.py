@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from taemi_runtime.engine import say_by_host
+from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.tiny_bundle import Made
 from tests.runtime.tiny_bundle import make_bundle as build
 from tests.runtime.tiny_clips import make_clip
@@ -24,6 +26,24 @@ def make_bundle(tmp_path: Path) -> Callable[..., Made]:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A whole bundle that no test changes."""
     return build(tmp_path_factory.mktemp("bundles") / "tiny.taemi")
+
+
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedPlan]:
+    """A machine with a simulated GPU, on which nothing is left at the end."""
+    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
+    made.install(monkeypatch)
+    yield made
+    assert made.gpu.is_clean
+
+
+@pytest.fixture
+def stale_place(place: SimulatedPlan) -> Iterator[SimulatedPlan]:
+    """A machine whose GPU has NaN in fresh memory, and notices unordered work."""
+    say_by_host.cache_clear()
+    place.gpu.rubbish = 0xFF
+    yield place
+    assert not place.gpu.races
 
 
 @pytest.fixture(scope="session")

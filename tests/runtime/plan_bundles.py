@@ -79,3 +79,10 @@ def add_plan(
     files[sidecar_name(name)] = describe_file(folder / sidecar_name(name))
     save_manifest(folder, files=files)
     return name
+
+
+def add_plans(made: Made) -> Made:
+    """Give a bundle a plan of every graph."""
+    for graph in GRAPHS:
+        add_plan(made, graph)
+    return made

@@ -11,43 +11,28 @@ import pytest
 from taemi_runtime import streaming
 from taemi_runtime.batching import DecodedClip
 from taemi_runtime.clip_features import SeenFrames
-from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError, InputError
 from taemi_runtime.resident import DeviceRows
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.transcripts import Transcript
 from tests.runtime.chains import SAID, decoded, lent, open_by_host, open_scorer, pools, values
-from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.fake_tensorrt import FakeContext
-from tests.runtime.plan_bundles import GRAPHS, add_plan
+from tests.runtime.plan_bundles import GRAPHS, add_plan, add_plans
 
 
 @pytest.fixture
-def place(monkeypatch):
-    """A machine with a simulated GPU whose fresh memory is full of NaN."""
-    say_by_host.cache_clear()
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    made.gpu.rubbish = 0xFF
-    yield made
-    assert made.gpu.is_clean
-    assert not made.gpu.races
+def place(stale_place):
+    return stale_place
 
 
 @pytest.fixture(params=[{}, {"tokens": True}, {"fixed": True}], ids=str)
 def planned(make_bundle, request):
-    made = make_bundle(**request.param)
-    for graph in GRAPHS:
-        add_plan(made, graph)
-    return made
+    return add_plans(make_bundle(**request.param))
 
 
 @pytest.fixture
 def simple(make_bundle):
-    made = make_bundle("simple.taemi")
-    for graph in GRAPHS:
-        add_plan(made, graph)
-    return made
+    return add_plans(make_bundle("simple.taemi"))
 
 
 def refuse_when(monkeypatch, wanted, error=None):

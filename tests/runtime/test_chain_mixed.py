@@ -15,7 +15,6 @@ from taemi_runtime.errors import EngineError
 from taemi_runtime.streaming import stream_clip
 from taemi_runtime.transcripts import Transcript
 from tests.runtime.chains import SAID, decoded, lent, open_by_host, open_scorer, values
-from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.fake_provider import install_provider
 from tests.runtime.plan_bundles import GRAPHS, add_plan
 
@@ -23,16 +22,10 @@ ENCODERS = ("audio", "vision", "text")
 
 
 @pytest.fixture
-def place(monkeypatch):
-    """A machine with a simulated GPU and ONNX Runtime's CUDA provider on it."""
-    say_by_host.cache_clear()
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    made.gpu.rubbish = 0xFF
-    install_provider(monkeypatch, made.gpu)
-    yield made
-    assert made.gpu.is_clean
-    assert not made.gpu.races
+def place(stale_place, monkeypatch):
+    """A machine with ONNX Runtime's CUDA provider on its simulated GPU."""
+    install_provider(monkeypatch, stale_place.gpu)
+    return stale_place
 
 
 @pytest.mark.parametrize("plans", [(), ("fusion",), ENCODERS, ("fusion", "vision")], ids=" ".join)

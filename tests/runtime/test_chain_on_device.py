@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from taemi_runtime.backends.tensorrt_lane import Lane
-from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError
 from tests.runtime.chains import SAID, lent, make_lanes, open_by_host, open_scorer, values
-from tests.runtime.engine_places import SimulatedPlan
-from tests.runtime.plan_bundles import GRAPHS, add_plan
+from tests.runtime.plan_bundles import add_plans
 from tests.runtime.tiny_clips import make_clip
 
 NAN = 0xFF
@@ -24,23 +22,13 @@ def layer(request):
 
 
 @pytest.fixture
-def place(monkeypatch):
-    """A machine with a simulated GPU whose fresh memory is full of NaN."""
-    say_by_host.cache_clear()
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    made.gpu.rubbish = NAN
-    yield made
-    assert made.gpu.is_clean
-    assert not made.gpu.races
+def place(stale_place):
+    return stale_place
 
 
 @pytest.fixture(params=[False, True], ids=["text", "tokens"])
 def planned(make_bundle, request):
-    made = make_bundle(tokens=request.param)
-    for graph in GRAPHS:
-        add_plan(made, graph)
-    return made
+    return add_plans(make_bundle(tokens=request.param))
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from taemi_runtime.resident import Piece
 from taemi_runtime.stopwatch import count_device_ms, stopwatch
 from taemi_runtime.transcripts import Transcript
 from tests.runtime.chains import SAID, decoded, open_scorer
-from tests.runtime.engine_places import SimulatedPlan
 from tests.runtime.fake_provider import install_provider
-from tests.runtime.plan_bundles import GRAPHS, add_plan
+from tests.runtime.plan_bundles import add_plans
 from tests.runtime.tiny_bundle import vision_model, vision_spec
 
 STEP_MS = 0.25
@@ -25,21 +24,9 @@ STEP_MS = 0.25
 
 
 @pytest.fixture
-def place(monkeypatch):
-    """A machine with a simulated GPU."""
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    yield made
-    assert made.gpu.is_clean
-
-
-@pytest.fixture
 def planned(make_bundle):
     """A bundle with a plan of every graph."""
-    made = make_bundle()
-    for graph in GRAPHS:
-        add_plan(made, graph)
-    return made
+    return add_plans(make_bundle())
 
 
 def is_device_time(ms):

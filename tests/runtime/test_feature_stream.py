@@ -25,7 +25,7 @@ from taemi_runtime.feature_files.scorer import FeatureScorer
 from taemi_runtime.feature_files.stream import FeatureStream
 from taemi_runtime.feature_files.wanted import wanted_inputs
 from taemi_runtime.results import ClipFailure
-from tests.runtime.engine_places import SimulatedPlan, widest
+from tests.runtime.engine_places import widest
 from tests.runtime.fake_tensorrt import write_plan
 from tests.runtime.feature_stores import draw, draw_many, expected, scores_of, write_store
 from tests.runtime.plan_bundles import add_plan
@@ -36,13 +36,6 @@ SPEC = fusion_spec()
 # Memory on the device and on the host for each of six inputs and one output, and scratch memory.
 BLOCKS_OF_A_LANE = 15
 SECONDS = 20  # Within which threads must have met.
-
-
-@pytest.fixture
-def place(monkeypatch):
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    return made
 
 
 def half_model() -> onnx.ModelProto:

@@ -18,8 +18,7 @@ from taemi_runtime.host import cuda_driver
 from taemi_runtime.loading import open_model
 from taemi_runtime.manifest import Parity, read_manifest
 from taemi_runtime.pipeline import ClipScorer
-from tests.runtime.engine_places import SimulatedPlan
-from tests.runtime.plan_bundles import GRAPHS, add_plan, plan_name
+from tests.runtime.plan_bundles import GRAPHS, add_plan, add_plans, plan_name
 from tests.runtime.tiny_bundle import save_manifest
 
 SAID = "I won the race today"
@@ -27,21 +26,9 @@ NO_GPU = pytest.mark.skipif(not cuda_driver().why, reason="this machine has a GP
 
 
 @pytest.fixture
-def place(monkeypatch):
-    """A machine with a simulated GPU."""
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    yield made
-    assert made.gpu.is_clean
-
-
-@pytest.fixture
 def planned(make_bundle):
     """A bundle with a plan of every graph."""
-    made = make_bundle()
-    for graph in GRAPHS:
-        add_plan(made, graph)
-    return made
+    return add_plans(make_bundle())
 
 
 def scores(out):

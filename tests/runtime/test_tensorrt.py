@@ -15,7 +15,7 @@ from taemi_runtime.backends.tensorrt_lane import _MOST_GRAPHS
 from taemi_runtime.draw import draw_inputs
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import EngineError, InputError, UsageError
-from tests.runtime.engine_places import SimulatedPlan, widest
+from tests.runtime.engine_places import widest
 from tests.runtime.fake_tensorrt import SCRATCH_BYTES, FakeContext, write_plan
 from tests.runtime.test_engine_contract import SPEC, TOLERANCE, by_hand
 from tests.runtime.tiny_bundle import audio_model, audio_spec, fusion_model, vision_model, vision_spec
@@ -24,13 +24,6 @@ SMALL = {"batch": 1, "audio_len": 20, "vision_len": 9}
 OTHER = {"batch": 3, "audio_len": 100, "vision_len": 33}
 # A buffer and a pinned twin for each of six inputs and one output, and scratch memory.
 BLOCKS_OF_A_LANE = 8
-
-
-@pytest.fixture
-def place(monkeypatch):
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    return made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from taemi_runtime.backends.tensorrt_messages import SYMPTOMS, explain
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import BundleError, DeviceError, EngineError, MissingExtraError
 from taemi_runtime.host import cuda_driver
-from tests.runtime.engine_places import SimulatedPlan, widest
+from tests.runtime.engine_places import widest
 from tests.runtime.fake_gpu import FakeGpu
 from tests.runtime.fake_machine import install_gpu, install_tensorrt
 from tests.runtime.fake_tensorrt import RAW, FakeTensorRT, write_plan
@@ -74,13 +74,6 @@ SAID = {
     ],
     "installation": ["nvidia-stub: wheel_stub.error.InstallFailedError: The installation of tensorrt failed"],
 }
-
-
-@pytest.fixture
-def place(monkeypatch):
-    made = SimulatedPlan("simulated", "tensorrt", "cuda:0", ".plan")
-    made.install(monkeypatch)
-    return made
 
 
 def plan(folder, name="fp16.plan", **changes):
