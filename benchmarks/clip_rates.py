@@ -8,9 +8,7 @@ them; ratios are medians over the rounds. The folder's time includes starting it
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import operator
 import statistics
 import sys
@@ -20,12 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from taemi_bench.clip_ways import find_clips, parser_of, report, score_in_turn
 from taemi_bench.machine import judge_noise, read_activity, read_machine
 from taemi_runtime.asr.listener import Listener
-from taemi_runtime.batching import DecodedClip
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.host import runs_on_cpu, usable_cores
-from taemi_runtime.inputs import expand
 from taemi_runtime.loading import open_model
 from taemi_runtime.parallel import Request, score_parallel
 from taemi_runtime.pipeline import ClipScorer
@@ -50,7 +47,7 @@ def measure(folder: str, engine: Path, *, said: str, clips: int, rounds: int, de
     Returns:
         Seconds of each round by way, clips a second, and how often as fast the others are as stages in turn.
     """
-    paths = [clip.path for clip in expand([folder]) if not clip.error][:clips]
+    paths = find_clips(folder, clips)
     scale = choose_scale(None, workers=None, batch=None, threads=0, on_cpu=runs_on_cpu(device))
     with contextlib.ExitStack() as stack:
 
@@ -98,12 +95,7 @@ def measure(folder: str, engine: Path, *, said: str, clips: int, rounds: int, de
 
 
 def _in_turn(scorer: ClipScorer, paths: Sequence[Path], said: str) -> int:
-    failed = 0
-    for path in paths:
-        clip, decode_ms = scorer.decoder.decode(path)
-        given = DecodedClip(clip, Transcript.given(said), decode_ms=decode_ms)
-        failed += isinstance(scorer.score_batch([given])[0], ClipFailure)
-    return failed
+    return sum(isinstance(score_in_turn(scorer, path, said), ClipFailure) for path in paths)
 
 
 def _pipeline(scorer: ClipScorer, paths: Sequence[Path], said: str) -> int:
@@ -120,16 +112,8 @@ def _folder(scorer: ClipScorer, paths: Sequence[Path], said: str, scale: Scale) 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the result as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder")
-    parser.add_argument("--engine", type=Path, required=True)
-    parser.add_argument("--said", default="I did not expect that at all", help="what is said in every clip")
-    parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = parser_of(__doc__ or "", clips=64, rounds=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     found = measure(
         given.folder,
@@ -139,10 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds=given.rounds,
         device=given.device,
     )
-    text = json.dumps(found, indent=2)
-    if given.json is not None:
-        given.json.write_text(text + "\n")
-    print(text)
+    report(found, given.json)
 
 
 if __name__ == "__main__":

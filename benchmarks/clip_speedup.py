@@ -10,10 +10,8 @@ int8 weights by dynamic quantisation of the linear layers. The bundle's ways are
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
-import json
 import operator
 import statistics
 import sys
@@ -26,18 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taemi_bench.clip_ways import find_clips, parser_of, report, score_in_turn
 from taemi_bench.machine import judge_noise, read_activity, read_machine
 from taemi_runtime.asr.listener import Listener
-from taemi_runtime.batching import DecodedClip
 from taemi_runtime.contract import FUSION
 from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
 from taemi_runtime.host import usable_cores
-from taemi_runtime.inputs import expand
 from taemi_runtime.loading import LoadedModel, open_model
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.spec import Array, Arrays
-from taemi_runtime.transcripts import Transcript
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportGraph
@@ -127,7 +123,7 @@ def measure(
         Milliseconds of each round by way, ratios to eager PyTorch and to PyTorch's best mode, and how far the
         scores of each way are from eager PyTorch's.
     """
-    paths = [clip.path for clip in expand([folder]) if not clip.error][:clips]
+    paths = find_clips(folder, clips)
     ways, whys = _ways(engine, checkpoint, said)
     expected = {path: _scores(ways[EAGER](path)) for path in paths}
     apart = {
@@ -171,13 +167,13 @@ def _ways(engine: Path, checkpoint: Path, said: str) -> tuple[dict[str, Way], di
     for mode, make in MODES.items():
         try:
             scorer = _scorer(_torch_model(checkpoint, mode, make))
-            ways[mode] = functools.partial(_in_turn, scorer, said)
+            ways[mode] = functools.partial(score_in_turn, scorer, said=said)
         except (RuntimeError, AttributeError) as error:
             whys[mode] = str(error).splitlines()[0]
     for precision in ("fp32", "int8"):
         file = engine / ("fusion.onnx" if precision == "fp32" else f"fusion.{precision}.onnx")
         scorer = _scorer(open_model(file, options=EngineOptions(device="cpu")))
-        ways[f"taemi {precision}"] = functools.partial(_pipeline, scorer, said)
+        ways[f"taemi {precision}"] = functools.partial(scorer.score, transcript=said)
     return ways, whys
 
 
@@ -202,15 +198,6 @@ def _scorer(model: LoadedModel) -> ClipScorer:
     return scorer
 
 
-def _in_turn(scorer: ClipScorer, said: str, path: Path) -> ClipResult | ClipFailure:
-    clip, decode_ms = scorer.decoder.decode(path)
-    return scorer.score_batch([DecodedClip(clip, Transcript.given(said), decode_ms=decode_ms)])[0]
-
-
-def _pipeline(scorer: ClipScorer, said: str, path: Path) -> ClipResult | ClipFailure:
-    return scorer.score(path, said)
-
-
 def _scores(found: ClipResult | ClipFailure) -> Array:
     if isinstance(found, ClipFailure):
         raise SystemExit(f"error: {found.message}")
@@ -219,16 +206,8 @@ def _scores(found: ClipResult | ClipFailure) -> Array:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the result as JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder")
-    parser.add_argument("--engine", type=Path, required=True)
+    parser = parser_of(__doc__ or "", clips=2, rounds=5)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--said", default="I did not expect that at all", help="what is said in every clip")
-    parser.add_argument("--clips", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     found = measure(
         given.folder,
@@ -238,10 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         clips=given.clips,
         rounds=given.rounds,
     )
-    text = json.dumps(found, indent=2)
-    if given.json is not None:
-        given.json.write_text(text + "\n")
-    print(text)
+    report(found, given.json)
 
 
 if __name__ == "__main__":
