@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import queue
 import threading
 import time
 import weakref
@@ -26,6 +27,7 @@ from taemi_runtime.cuda.pool import LayerPool
 from taemi_runtime.device_array import Pool
 from taemi_runtime.engine import Engine, EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
+from taemi_runtime.interrupts import next_of
 from taemi_runtime.plan_sidecar import Shape, choose_profile
 from taemi_runtime.resident import Inputs, Keep
 from taemi_runtime.spec import Array, Arrays
@@ -77,7 +79,10 @@ class TensorRTEngine(Engine):
         self._lanes: list[Lane] = []
         self._making = 0
         self._routes: dict[tuple[bool, tuple[Shape, ...]], tuple[Call, dict[str, int]]] = {}
-        self._free = threading.Condition()
+        # No Condition: Ctrl-C within its steps would leave it locked; see [taemi_runtime.interrupts][].
+        self._free = threading.Lock()
+        self._waiting = 0
+        self._freed: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._pool = LayerPool(type(layer), layer.facts.index)
         # What nobody closed must go before the driver does: pycuda aborts the process otherwise.
         self._at_exit = functools.partial(_close_at_exit, weakref.ref(self))
@@ -183,17 +188,35 @@ class TensorRTEngine(Engine):
     def _take(self) -> Lane:
         while True:
             with self._free:
-                while not self._idle and len(self._lanes) + self._making >= self._most and not self._closed:
-                    self._free.wait()
                 plan = self.plan
                 if self._closed or plan is None:
                     raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
                 if self._idle:
                     return self._idle.pop()
-                self._making += 1
+                full = len(self._lanes) + self._making >= self._most
+                if full:
+                    self._waiting += 1
+                else:
+                    self._making += 1
+            if full:
+                self._wait()
+                continue
             lane = self._make(plan)
             if lane is not None:
                 return lane
+
+    def _wait(self) -> None:
+        """Wait until a lane may be free; whoever is woken for nothing waits again."""
+        try:
+            next_of(self._freed)
+        finally:
+            with self._free:
+                self._waiting -= 1
+
+    def _wake(self, most: int | None = None) -> None:
+        """Wake callers that wait, at most so many; called with the lock held."""
+        for _ in range(self._waiting if most is None else min(most, self._waiting)):
+            self._freed.put(None)
 
     def _make(self, plan: Plan) -> Lane | None:
         """Make one more lane; where there is no memory for it, callers share those that are there."""
@@ -205,7 +228,7 @@ class TensorRTEngine(Engine):
                 there = len(self._lanes)
                 if there:
                     self._most = there
-                self._free.notify_all()
+                self._wake()
             if not there:
                 raise
             _log.warning("%s runs %d callers at a time, not more: %s", self.info.path, there, error.found)
@@ -219,7 +242,7 @@ class TensorRTEngine(Engine):
         with self._free:
             if not self._closed:
                 self._idle.append(lane)
-                self._free.notify()
+                self._wake(1)
                 return
         self._retire(lane)
 
@@ -264,7 +287,7 @@ class TensorRTEngine(Engine):
             super().close()
             atexit.unregister(self._at_exit)
             idle, self._idle = self._idle, []
-            self._free.notify_all()
+            self._wake()
         self._pool.close()
         with self.layer.activate():
             for lane in idle:
