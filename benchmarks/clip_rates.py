@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from taemi_bench.clip_ways import find_clips, parser_of, report, score_in_turn
+from clip_ways import find_clips, parser_of, report, score_in_turn
 from taemi_bench.machine import judge_noise, read_activity, read_machine
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.engine import EngineOptions
