@@ -119,11 +119,12 @@ class ModelConfig:
         return plain
 
 
-# Rows of the paper's Tables 3 and 4 and the two presets, as changes to the defaults. Where the paper
-# leaves a detail open ([D]): the concatenation row pools by a masked mean and, as its ticks are all
-# blank, has neither learned tokens nor modality dropout.
+# Rows of the paper's Tables 3 and 4 and the two presets, as changes to the defaults; the table calls the
+# preset ``paper`` full. Where the paper leaves a detail open ([D]): the concatenation row pools by a masked
+# mean and, as its ticks are all blank, has neither learned tokens nor modality dropout.
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
+    "full": {},
     "released": {"projection": "none", "self_attention": False},
     "concat": {
         "pooling": "mean",
@@ -137,8 +138,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "learnable_tokens": False,
         "modality_dropout": 0.0,
     },
-    "self-attention-only": {"pooling": "mean"},
-    "no-tokens": {"learnable_tokens": False},
+    "self-attention": {"pooling": "mean"},
+    "no-missing-tokens": {"learnable_tokens": False},
     "no-modality-dropout": {"modality_dropout": 0.0},
     "vision-anchored": {"anchor": "vision"},
     "audio-anchored": {"anchor": "audio"},

@@ -23,7 +23,7 @@ import taemi_runtime
 from taemi.assemble import assemble
 from taemi.attention_trace import AttentionTrace, trace_attention
 from taemi.choice import EncoderChoice
-from taemi.cli import format_epoch
+from taemi.commands.train import format_epoch
 from taemi.corpus import ClipRow, Corpus, read_corpus
 from taemi.demo_report import write_report
 from taemi.evaluate import Evaluation, evaluate_split, format_table

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,17 @@ class ClipFeatures:
     Args:
         waveform: [samples] float32, mono, not normalised; ``None`` without an audio track.
         vision: [frames, vision_dim] float16; ``None`` without a frame.
+        audio: [frames, audio_dim] float16, what the audio encoder made of the waveform; ``None`` where that
+            was not kept.
+        text: [text_dim] float16, the text encoder's vector; ``None`` where that was not kept.
+        text_tokens: [tokens, text_dim] float16, its token vectors; ``None`` where those were not kept.
     """
 
     waveform: npt.NDArray[np.float32] | None
     vision: npt.NDArray[np.float16] | None
+    audio: npt.NDArray[np.float16] | None = None
+    text: npt.NDArray[np.float16] | None = None
+    text_tokens: npt.NDArray[np.float16] | None = None
 
 
 class FeatureStore:
@@ -109,7 +116,7 @@ class FeatureStore:
     def read(self, name: str) -> ClipFeatures:
         """Read one clip's features."""
         arrays = load_file(self._path(name))
-        return ClipFeatures(arrays.get("waveform"), arrays.get("vision"))
+        return ClipFeatures(*(arrays.get(field.name) for field in fields(ClipFeatures)))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

@@ -74,19 +74,21 @@ def train(
     tick: Tick | None = None,
     device: str = "cpu",
     faces: str | None = None,
+    features: Path | None = None,
 ) -> Progress:
     """Train a system and write ``best.pt``, ``last.pt`` and ``history.json`` (a report for each epoch).
 
     Args:
         system: Fresh or pretrained encoders with a fresh fusion network; it is trained in place.
         corpus: Must have ``train`` and ``valid`` splits.
-        out: The run's folder; features are kept in ``out/features``.
+        out: The run's folder.
         recipe: How to train.
         report: Called after each epoch.
         warn: Called with a sentence for each clip, or part of one, that cannot be read and is left out.
         tick: Called with (step name, done, total) within long steps.
         device: Where to train, ``cpu`` or ``cuda[:N]``.
         faces: The YuNet file that the system's preprocessing names by its digest, where it names one.
+        features: Where features are kept; ``out/features`` when ``None``.
 
     Returns:
         The progress record of the best epoch.
@@ -96,7 +98,7 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     # The vision encoder stays on the CPU: its features are extracted once, before training.
-    store = FeatureStore(out / "features", system.vision_encoder, system.preprocessing, faces)
+    store = FeatureStore(features or out / "features", system.vision_encoder, system.preprocessing, faces)
     train_rows = _extract(store, corpus, "train", tick, warn)
     valid_rows = _extract(store, corpus, "valid", tick, warn)
     _freeze(system, recipe)

@@ -228,7 +228,7 @@ def test_sigmoid_positions_and_projector_change_the_network():
 
 
 def test_without_learnable_tokens_zeros_stand_in():
-    model = build("no-tokens")
+    model = build("no-missing-tokens")
     assert not any("token" in name for name, _ in model.named_parameters())
     inputs = draw(model.config, 1)
     zeros = {**inputs, "text": torch.zeros_like(inputs["text"])}

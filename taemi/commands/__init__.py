@@ -1,0 +1,1 @@
+"""The commands of ``taemi``, a module each; torch is imported only once one runs."""
