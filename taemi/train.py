@@ -126,7 +126,7 @@ def train(
         predicted, labels = predict(
             system, loader(valid_rows, store, collate, recipe.batch_size, seed=None), target
         )
-        by_output = pearson(predicted, labels)
+        by_output = pearson(predicted, labels, warn=warn)
         rho = float(by_output.mean())
         improved = best.rho is None or rho > best.rho
         now = Progress(True, epoch, rho, asdict(recipe), described)
