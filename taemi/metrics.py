@@ -58,7 +58,7 @@ def pearson(
     if flat and warn is not None:
         listed = ", ".join(flat)
         warn(
-            f"where all {len(labels)} clips have one value there is no correlation, it counts as 0: {listed}"
+            f"{listed}: all {len(labels)} clips have one value, there is no correlation and it counts as 0"
         )
     return found
 

@@ -46,7 +46,7 @@ class CurveKind:
         """Name a level; ``None`` is the clips as they are."""
         if level is None:
             return self.clean
-        return f"{level:.0%}" if self.axis.startswith("share") else f"{level:g}"
+        return f"{100 * level:g} %" if self.axis.startswith("share") else f"{level:g}"
 
 
 NOISE = CurveKind("noise", "white noise in the sound", "SNR in dB", "clean")

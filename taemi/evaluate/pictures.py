@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taemi.charts import COLOURS
+from taemi.evaluate.cases import RATE
 from taemi.evaluate.results import Curve, Evaluation, Figures
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def draw_conditions(evaluations: Sequence[Evaluation]) -> bytes:
     axes.axvline(0, color=_GREY, linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(_rho_label(evaluations[0]))
-    axes.set_title(_title(evaluations[0]), loc="left", fontsize=11)
+    axes.set_title(_title(evaluations), loc="left", fontsize=11)
     _legend(figure, evaluations)
     return _png(figure)
 
@@ -86,18 +87,18 @@ def draw_curves(evaluations: Sequence[Evaluation]) -> bytes:
         axes.set_title(first.curves[place].kind.title, fontsize=10)
         if place % columns == 0:
             axes.set_ylabel(_rho_label(first))
-    figure.suptitle(_title(first), x=0.01, ha="left", fontsize=11)
+    figure.suptitle(_title(evaluations), x=0.01, ha="left", fontsize=11)
     _legend(figure, evaluations)
     return _png(figure)
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, name: str) -> None:
+    # The clips as they are first, as they are the mildest level; of frame rates they are the most frames.
     clean, *points = curve.points
-    levels = sorted(point.level for point in points if point.level is not None)
-    ordered = sorted(points, key=lambda point: point.level or 0.0)
-    means, below, above = _ends([point.figures for point in ordered])
+    ordered = [*points, clean] if curve.kind is RATE else [clean, *points]
     # Evenly apart, whatever the levels: they are chosen as steps, and rates double.
-    places = list(range(len(levels)))
+    places = range(len(ordered))
+    means, below, above = _ends([point.figures for point in ordered])
     axes.fill_between(
         places,
         [mean - gap for mean, gap in zip(means, below, strict=True)],
@@ -108,17 +109,8 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, name: str) -> None:
     )
     axes.plot(places, means, "o-", color=colour, label=name)
     axes.axhline(clean.figures.mean, color=colour, linestyle="--", linewidth=1)
-    axes.annotate(
-        curve.kind.clean,
-        (0.99, clean.figures.mean),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color=_GREY,
-    )
     axes.axhline(0, color=_GREY, linewidth=0.6)
-    axes.set_xticks(places, [curve.kind.label(level) for level in levels])
+    axes.set_xticks(places, [curve.kind.label(point.level) for point in ordered])
     axes.set_xlabel(curve.kind.axis)
     axes.grid(alpha=0.3)
 
@@ -136,9 +128,11 @@ def _rho_label(item: Evaluation) -> str:
     return f"mean rho, {100 * item.sampling.confidence:g} % interval"
 
 
-def _title(item: Evaluation) -> str:
-    synthetic = "synthetic, " if item.synthetic else ""
-    return f"{Path(item.model).name} on {item.split} ({synthetic}{len(item.names)} clips)"
+def _title(evaluations: Sequence[Evaluation]) -> str:
+    first = evaluations[0]
+    models = f"{len(evaluations)} models" if len(evaluations) > 1 else Path(first.model).name
+    synthetic = "synthetic, " if first.synthetic else ""
+    return f"{models} on {first.split} ({synthetic}{len(first.names)} clips)"
 
 
 def _model_name(item: Evaluation, evaluations: Sequence[Evaluation]) -> str:

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from taemi.evaluate.resampling import Interval
 from taemi.evaluate.results import Curve, Difference, Evaluation, Figures
@@ -61,10 +62,13 @@ def format_sheets(found: Sequence[Sheet]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH)
     for sheet in found:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        table.add_column(sheet.header[0], overflow="fold")
-        for name in sheet.header[1:]:
-            table.add_column(name, justify="right", min_width=max(map(len, name.split())))
+        table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        for place, name in enumerate(sheet.header):
+            # Headers break between words, figures never do.
+            widest = max([len(row[place]) for row in sheet.rows] + [len(word) for word in name.split()])
+            table.add_column(
+                "\n".join(wrap(name, widest)), justify="right" if place else "left", no_wrap=place > 0
+            )
         for row in sheet.rows:
             table.add_row(*row)
         console.print(sheet.title, highlight=False)
@@ -131,7 +135,7 @@ def _models(evaluations: Sequence[Evaluation], differences: Sequence[Difference]
             if place
             else ("", "", "")
         )
-        rows.append((item.model, item.engine, *figures, *against))
+        rows.append((item.model, item.engine, *figures, *(against if place else ("",) * 3)))
     return Sheet(
         "Models on the same clips",
         ("model", "engine", "mean rho", "interval", "difference", "its interval", "largest score difference"),
