@@ -62,7 +62,7 @@ def format_sheets(found: Sequence[Sheet]) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=_WIDTH)
     for sheet in found:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+        table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
         for place, name in enumerate(sheet.header):
             # Headers break between words, figures never do.
             widest = max([len(row[place]) for row in sheet.rows] + [len(word) for word in name.split()])
