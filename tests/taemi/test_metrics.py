@@ -37,10 +37,8 @@ def test_a_constant_column_counts_as_zero_and_is_named():
         warnings.simplefilter("error")
         found = pearson(predicted, labels, warn=told.append)
     np.testing.assert_allclose(found, [1, 0, 1, 0, 1, 0], atol=1e-6)
-    assert told == [
-        f"predictions of {EMOTIONS[1]}, predictions of {EMOTIONS[3]}, labels of {EMOTIONS[5]}: all 7 clips have "
-        "one value, there is no correlation and it counts as 0"
-    ]
+    named = f"predictions of {EMOTIONS[1]}, predictions of {EMOTIONS[3]}, labels of {EMOTIONS[5]}"
+    assert told == [f"{named}: all 7 clips have one value, there is no correlation and it counts as 0"]
     told.clear()
     assert np.isnan(pearson(predicted, np.full_like(labels, np.nan), warn=told.append)).all()
     assert told == []
