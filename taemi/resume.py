@@ -144,12 +144,13 @@ def read_place(
     _compare(asked, "the recipe", kept["recipe"], to_plain(run.recipe), free=FREE_TO_CHANGE)
     _compare(asked, "the model", data["model"], system.config.to_plain())
     _compare(asked, "the preprocessing", data["preprocessing"], to_plain(system.preprocessing))
-    _compare(
-        asked,
-        "the run",
-        {key: kept[key] for key in ("data", "processes")},
-        {"data": run.data, "processes": run.processes},
-    )
+    if kept["data"] != run.data:
+        raise CheckpointError(
+            f"{asked}: the data is another",
+            "names, labels or words of the clips differ from those that it was trained on",
+            "Name the corpus of the run that was cut off, or train into another folder",
+        )
+    _compare(asked, "the launch", {"processes": kept["processes"]}, {"processes": run.processes})
     try:
         for name in ("audio", "text"):
             encoder = getattr(system, f"{name}_encoder")

@@ -54,9 +54,7 @@ class Stepper:
         if recipe.checkpointing:
             for name in ("audio", "text"):
                 if name not in recipe.kept:
-                    getattr(system, f"{name}_encoder").model.gradient_checkpointing_enable(
-                        gradient_checkpointing_kwargs={"use_reentrant": False}
-                    )
+                    _checkpoint_activations(getattr(system, f"{name}_encoder").model)
         if recipe.compile:
             # In place, so that the weights keep their names.
             system.compile()
@@ -153,6 +151,12 @@ class Stepper:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def _checkpoint_activations(model: Any) -> None:
+    # transformers renames it: the new name where there is one.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _precision(recipe: Recipe, device: torch.device) -> str:
