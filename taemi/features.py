@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from taemi.clip_content import Content, read_content
@@ -117,6 +118,11 @@ class FeatureStore:
         """Read one clip's features."""
         arrays = load_file(self._path(name))
         return ClipFeatures(*(arrays.get(field.name) for field in fields(ClipFeatures)))
+
+    def lengths(self, name: str) -> dict[str, int]:
+        """Return how long each of one clip's features is; only the file's header is read."""
+        with safe_open(self._path(name), framework="numpy") as file:
+            return {key: file.get_slice(key).get_shape()[0] for key in file.keys()}  # noqa: SIM118
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

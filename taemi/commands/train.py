@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from taemi.choice import EncoderChoice
+from taemi.commands.config_file import Config, write_options
 from taemi.commands.options import (
     AudioId,
     Debug,
@@ -27,16 +29,25 @@ from taemi.commands.options import (
 from taemi.config import variant as named_variant
 from taemi.corpus import Layout, read_corpus
 from taemi.recipe import MODALITIES, Recipe
-from taemi_runtime.console import Step, progress, say
+from taemi_runtime.console import Step, format_size, progress, say
+from taemi_runtime.errors import UsageError
 from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
-    from taemi.train import EpochReport
+    from taemi.reports import EpochReport
+
+CONFIG_NAME = "config.toml"
 
 
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
-    out: Annotated[Path, typer.Option(help="the run's folder: best.pt, last.pt, features/")],
+    out: Annotated[Path, typer.Option(help="the run's folder: best.pt, last.pt, config.toml, features/")],
+    config: Config = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on from OUT/last.pt where there is one")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="begin again where OUT holds a run")] = False,
     variant: Preset = "paper",
     encoders: Encoders = "paper",
     audio_encoder: AudioId = None,
@@ -48,38 +59,65 @@ def train(
     vision_from: VisionFrom = None,
     epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
     patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
-    batch_size: Annotated[int, typer.Option(help="clips a step")] = 32,
+    batch_size: Annotated[int, typer.Option(help="clips a batch, in each process")] = 32,
+    accumulation: Annotated[int, typer.Option(help="batches whose gradients make one step")] = 1,
     learning_rate: Annotated[float, typer.Option(help="peak rate of AdamW")] = 1e-4,
     weight_decay: Annotated[float, typer.Option(help="decay of AdamW")] = 0.01,
     warmup_epochs: Annotated[float, typer.Option(help="epochs of linear warm-up")] = 1.0,
-    clip_value: Annotated[float, typer.Option(help="largest absolute gradient")] = 100.0,
+    clip: Annotated[float, typer.Option(help="largest gradient, or norm of all of them")] = 100.0,
+    clip_mode: Annotated[
+        str, typer.Option(metavar="value|norm", help="value: clip each gradient; norm: scale them together")
+    ] = "value",
+    precision: Annotated[
+        str,
+        typer.Option(metavar="auto|fp32|fp16|bf16", help="autocast; auto: fp16 on CUDA, fp32 on a CPU"),
+    ] = "auto",
+    loss_scale: Annotated[float, typer.Option(help="first scale of the loss with fp16")] = 1024.0,
+    modality_dropout: Annotated[
+        float | None, typer.Option(help="chance of dropping a modality; default: as the variant says")
+    ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")
     ] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen", help="keep all encoders and train on their features, made once")
+    ] = False,
     modalities: Annotated[
         str, typer.Option(help="what the model sees, e.g. text or audio,text; the others count as missing")
     ] = ",".join(MODALITIES),
-    pad: Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")] = "max",
+    pad: Annotated[
+        str, typer.Option(metavar="max|longest", help="max: always 12 s; longest: the batch's longest clip")
+    ] = "max",
+    batching: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|shuffled|bucketed", help="bucketed: clips of like length; auto: with --frozen only"
+        ),
+    ] = "auto",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="less memory, more time: compute activations twice")
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="compile the network with torch.compile")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="processes that read batches; 0: in between")] = 2,
+    save_every: Annotated[
+        int, typer.Option(help="steps after which last.pt is written, too; 0: never")
+    ] = 200,
     seed: Seed = 3407,
-    device: Annotated[str, typer.Option(help="cpu or cuda[:N]")] = "cpu",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one")
+    ] = "auto",
+    tensorboard: Annotated[bool, typer.Option(help="write curves to OUT/tensorboard")] = True,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Train end to end; writes OUT/best.pt and OUT/last.pt."""
-    del debug
-    recipe = Recipe(
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        clip_value=clip_value,
-        freeze=tuple(freeze or ()),
-        modalities=tuple(name.strip() for name in modalities.split(",") if name.strip()),
-        pad=pad,
-        seed=seed,
-    )
+    """Train end to end; writes OUT/best.pt and OUT/last.pt.
+
+    On several GPUs: accelerate launch --multi_gpu --num_processes N -m taemi.cli train ...
+    """
+    del config, debug
+    recipe = _recipe(context.params)
     choice = EncoderChoice(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
@@ -87,15 +125,35 @@ def train(
     need_torch("train")
     corpus = read_corpus(data, Layout(vision=vision_from))
     from taemi.assemble import assemble, encoder_notes
-    from taemi.train import BEST_NAME
+    from taemi.curves import FOLDER_NAME
+    from taemi.processes import launched
+    from taemi.train import BEST_NAME, LAST_NAME
     from taemi.train import train as run
 
+    rank, _ = launched()
+    quiet = quiet or rank > 0
+    if (out / LAST_NAME).exists() and not (resume or force):
+        raise UsageError(
+            f"cannot train into {out}",
+            f"it holds a run already ({LAST_NAME})",
+            "Go on with it: --resume; begin again: --force; or name another folder",
+        )
     step = Step("train")
     system = assemble(
-        variant, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces), tiny_folder=out / "encoders"
+        variant,
+        choice,
+        seed=seed,
+        max_fps=max_fps,
+        faces=faces_name(faces),
+        tiny_folder=out / "encoders",
+        modality_dropout=modality_dropout,
     )
     for note in [*encoder_notes(system), *corpus_notes(corpus, faces)]:
         say(f"note: {note}", quiet=quiet)
+    if resume and not (out / LAST_NAME).exists():
+        say(f"note: {out} holds no {LAST_NAME} to go on from: the training begins", quiet=quiet)
+    if rank == 0:
+        write_options(context, out / CONFIG_NAME)
     with progress(quiet=quiet) as tick:
         best = run(
             system,
@@ -107,16 +165,28 @@ def train(
             tick=tick,
             device=device,
             faces=faces,
+            resume=resume,
+            curves=out / FOLDER_NAME if tensorboard else None,
         )
     say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
     say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)
 
 
+def _recipe(values: dict[str, Any]) -> Recipe:
+    """Return the recipe that a command's options describe."""
+    named = {field.name: values[field.name] for field in fields(Recipe)}
+    named["freeze"] = tuple(named["freeze"] or ())
+    named["modalities"] = tuple(name.strip() for name in named["modalities"].split(",") if name.strip())
+    return Recipe(**named)
+
+
 def format_epoch(report: EpochReport) -> str:
-    """Format an epoch as one line: loss, mean rho, rho of each output, seconds."""
+    """Format an epoch as one line: loss, mean rho, rho of each output, speed, memory, seconds."""
     each = " ".join(f"{rho:+.2f}" for rho in report.rho_by_output)
     mark = "  best so far" if report.best else ""
+    waiting = report.waiting_seconds / report.training_seconds if report.training_seconds else 0.0
     return (
         f"epoch {report.epoch:>2}/{report.epochs}  loss {report.loss:.4f}  rho {report.rho:+.3f} ({each})"
-        f"  {report.seconds:.1f} s{mark}"
+        f"  {report.clips_per_s:.1f} clips/s, {waiting:.0%} waiting for data,"
+        f" {format_size(report.peak_memory_bytes)}  {report.seconds:.1f} s{mark}"
     )
