@@ -22,7 +22,7 @@ from torch import nn
 from taemi.batches import Collate, loader
 from taemi.checkpoint import Progress, save_checkpoint
 from taemi.corpus import ClipRow, Corpus
-from taemi.features import FeatureStore
+from taemi.features import FeatureStore, open_features
 from taemi.metrics import pearson
 from taemi.recipe import TRAINABLE, Recipe
 from taemi.system import Batch, TaemiSystem
@@ -75,6 +75,7 @@ def train(
     device: str = "cpu",
     faces: str | None = None,
     features: Path | None = None,
+    workers: int | None = 0,
 ) -> Progress:
     """Train a system and write ``best.pt``, ``last.pt`` and ``history.json`` (a report for each epoch).
 
@@ -88,7 +89,10 @@ def train(
         tick: Called with (step name, done, total) within long steps.
         device: Where to train, ``cpu`` or ``cuda[:N]``.
         faces: The YuNet file that the system's preprocessing names by its digest, where it names one.
-        features: Where features are kept; ``out/features`` when ``None``.
+        features: Where features are kept; ``out/features`` when ``None``, and not used where ``corpus`` is a
+            store.
+        workers: Processes that read clips for extraction; 0 reads in this one, ``None`` leaves it to the
+            machine.
 
     Returns:
         The progress record of the best epoch.
@@ -98,7 +102,14 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     # The vision encoder stays on the CPU: its features are extracted once, before training.
-    store = FeatureStore(features or out / "features", system.vision_encoder, system.preprocessing, faces)
+    store = open_features(
+        corpus,
+        features or out / "features",
+        system.vision_encoder,
+        system.preprocessing,
+        faces,
+        workers=workers,
+    )
     train_rows = _extract(store, corpus, "train", tick, warn)
     valid_rows = _extract(store, corpus, "valid", tick, warn)
     _freeze(system, recipe)
@@ -115,7 +126,7 @@ def train(
     optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     steps = math.ceil(len(train_rows) / recipe.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warmup_cosine(recipe, steps))
-    described = f"{'synthetic, ' if corpus.synthetic else ''}{len(train_rows)} clips of {corpus.root.name}"
+    described = f"{'synthetic, ' if corpus.synthetic else ''}{len(train_rows)} clips of {corpus.name}"
     best = Progress(trained=False, recipe=asdict(recipe), corpus=described)
     history: list[EpochReport] = []
     since_best = 0
@@ -228,7 +239,8 @@ def _extract(
 ) -> Sequence[ClipRow]:
     rows = corpus.split(split)
     step = f"features of {split}"
-    failures = store.extract(rows, (lambda done, total: tick(step, done, total)) if tick else None, warn)
+    progress = (lambda done, total: tick(step, done, total)) if tick else None
+    failures = store.extract(rows, progress, warn, split=(corpus, split))
     if warn is not None:
         for name, reason in failures.items():
             warn(f"clip {name} is left out: {reason}")

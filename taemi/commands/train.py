@@ -12,7 +12,7 @@ from taemi.commands.options import (
     AudioId,
     Debug,
     Encoders,
-    Faces,
+    FacesOrAsStored,
     Masked,
     MaxFps,
     Preset,
@@ -21,11 +21,13 @@ from taemi.commands.options import (
     TextId,
     VisionFrom,
     VisionId,
+    Workers,
     corpus_notes,
     need_torch,
 )
 from taemi.config import variant as named_variant
-from taemi.corpus import Layout, read_corpus
+from taemi.corpus import Layout
+from taemi.data import read_data, settle_frames
 from taemi.recipe import MODALITIES, Recipe
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.faces.choice import faces_name
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    data: Annotated[Path, typer.Argument(help="a corpus, or a store that taemi extract made of one")],
     out: Annotated[Path, typer.Option(help="the run's folder: best.pt, last.pt, features/")],
     variant: Preset = "paper",
     encoders: Encoders = "paper",
@@ -44,7 +46,7 @@ def train(
     vision_encoder: VisionId = None,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
-    faces: Faces = "none",
+    faces: FacesOrAsStored = None,
     vision_from: VisionFrom = None,
     epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
     patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
@@ -62,6 +64,7 @@ def train(
     pad: Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")] = "max",
     seed: Seed = 3407,
     device: Annotated[str, typer.Option(help="cpu or cuda[:N]")] = "cpu",
+    workers: Workers = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -85,16 +88,17 @@ def train(
     )
     named_variant(variant)
     need_torch("train")
-    corpus = read_corpus(data, Layout(vision=vision_from))
+    corpus = read_data(data, Layout(vision=vision_from))
+    max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.assemble import assemble, encoder_notes
     from taemi.train import BEST_NAME
     from taemi.train import train as run
 
     step = Step("train")
     system = assemble(
-        variant, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces), tiny_folder=out / "encoders"
+        variant, choice, seed=seed, max_fps=max_fps, faces=cropped, tiny_folder=out / "encoders"
     )
-    for note in [*encoder_notes(system), *corpus_notes(corpus, faces)]:
+    for note in [*encoder_notes(system), *corpus_notes(corpus, cropped)]:
         say(f"note: {note}", quiet=quiet)
     with progress(quiet=quiet) as tick:
         best = run(
@@ -107,6 +111,7 @@ def train(
             tick=tick,
             device=device,
             faces=faces,
+            workers=workers,
         )
     say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
     say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)
