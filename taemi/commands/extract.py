@@ -47,9 +47,7 @@ def extract(
     vision_encoder: VisionId = None,
     mask_in_encoder: Masked = True,
     seed: Seed = 3407,
-    splits: Annotated[
-        str | None, typer.Option(help="e.g. train,valid; default: all that there are")
-    ] = None,
+    splits: Annotated[str | None, typer.Option(help="e.g. train,valid; default: all that there are")] = None,
     max_fps: MaxFps = None,
     faces: Faces = "none",
     vision_from: VisionFrom = None,

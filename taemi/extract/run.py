@@ -7,7 +7,9 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -50,11 +52,20 @@ class Outcome:
     remarks: tuple[str, ...] = ()
 
 
+Work = Callable[[], Iterator[Outcome]]
+"""Extracts clips, and yields each one's outcome once, in whatever order."""
+
+
 class Engine(Protocol):
     """What extracts clips."""
 
-    def run(self, rows: Sequence[ClipRow], store: StoreWriter) -> Iterator[Outcome]:
-        """Extract clips into a store, and yield each one's outcome once, in whatever order."""
+    def ready(self, rows: Sequence[ClipRow], store: StoreWriter) -> AbstractContextManager[Work]:
+        """Open what is needed, or refuse the work before any of it is begun.
+
+        Args:
+            rows: The clips to extract.
+            store: Where to.
+        """
 
 
 @dataclass(frozen=True)
@@ -95,17 +106,25 @@ class LocalEngine:
     decoder: CorpusDecoder
     workers: int | None = 0
 
-    def run(self, rows: Sequence[ClipRow], store: StoreWriter) -> Iterator[Outcome]:
-        """See ``Engine.run``.
+    @contextlib.contextmanager
+    def ready(self, rows: Sequence[ClipRow], store: StoreWriter) -> Iterator[Work]:
+        """Load the recogniser where clips need it, find the detector, and put encoders on their device.
 
         Raises:
-            TaemiError: A detector cannot be opened, workers cannot be started, or features are of another
-                width than the encoder's.
-            WriteError: The disk is full, or the place cannot be written to.
+            TaemiError: One of them cannot be opened.
         """
-        # A detector that cannot be opened is said before anything is read.
+        self.transcriber.prepare(rows)
         _ = self.decoder.detector
         self.encoders.open()
+        yield partial(self._run, rows, store)
+
+    def _run(self, rows: Sequence[ClipRow], store: StoreWriter) -> Iterator[Outcome]:
+        """Extract clips.
+
+        Raises:
+            TaemiError: Workers cannot be started, or features are of another width than the encoder's.
+            WriteError: The disk is full, or the place cannot be written to.
+        """
         maker = ClipMaker(self.encoders, self.transcriber)
         scale = choose_scale(
             len(rows), workers=self.workers, batch=None, threads=0, on_cpu=self.encoders.device.type == "cpu"
@@ -187,22 +206,23 @@ def extract(
     """
     with StoreWriter(folder, made_with) as store:
         plan = make_plan(splits, store.index.clips, transcriber)
-        transcriber.prepare(plan.todo)
         named = {name: rows for name, rows in splits.items() if name}
-        store.begin(named, plan.stale, corpus=corpus, synthetic=synthetic)
-        start = time.perf_counter()
         failures: dict[str, str] = {}
-        if progress is not None and plan.todo:
-            progress(0, len(plan.todo))
-        outcomes = engine.run(plan.todo, store) if plan.todo else iter(())
-        for done, outcome in enumerate(outcomes, 1):
-            if outcome.error:
-                failures[outcome.row.name] = outcome.error
-            elif warn is not None:
-                for remark in outcome.remarks:
-                    warn(f"clip {outcome.row.name}: {remark}")
-            if progress is not None:
-                progress(done, len(plan.todo))
-        seconds = time.perf_counter() - start
+        with engine.ready(plan.todo, store) if plan.todo else nullcontext(_nothing) as work:
+            store.begin(named, plan.stale, corpus=corpus, synthetic=synthetic)
+            start = time.perf_counter()
+            for done, outcome in enumerate(work(), 1):
+                if outcome.error:
+                    failures[outcome.row.name] = outcome.error
+                elif warn is not None:
+                    for remark in outcome.remarks:
+                        warn(f"clip {outcome.row.name}: {remark}")
+                if progress is not None:
+                    progress(done, len(plan.todo))
+            seconds = time.perf_counter() - start
         store.finish(failures, plan.refreshed)
     return Extracted(len(plan.rows), len(plan.rows) - len(plan.todo), failures, seconds)
+
+
+def _nothing() -> Iterator[Outcome]:
+    return iter(())

@@ -47,5 +47,7 @@ def _without_names(reason: str, row: ClipRow | None) -> str:
         return reason
     for role in ROLES:
         if (path := getattr(row, role)) is not None:
-            reason = reason.replace(str(path), f"its {path.parent.name if role != 'pictures' else 'pictures'}")
+            reason = reason.replace(
+                str(path), f"its {path.parent.name if role != 'pictures' else 'pictures'}"
+            )
     return reason.replace(f"clip {row.name}", "the clip")

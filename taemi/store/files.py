@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save
 
-from taemi.store.layout import SUFFIX, ClipFacts, MadeWith, from_metadata, to_metadata
+from taemi.store.layout import ClipFacts, MadeWith, from_metadata, to_metadata
 from taemi_runtime.atomic import write_bytes
 from taemi_runtime.errors import DataError
 from taemi_runtime.feature_files.header import Damaged, open_regular, read_header
+from taemi_runtime.feature_files.layout import SUFFIX
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

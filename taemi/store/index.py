@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from taemi.store.files import read_facts
-from taemi.store.layout import INDEX_NAME, SUFFIX, VERSION, ClipFacts, MadeWith, StoreIndex
+from taemi.store.layout import INDEX_NAME, VERSION, ClipFacts, MadeWith, StoreIndex
 from taemi_runtime.errors import DataError
 from taemi_runtime.feature_files.index import is_training_index
-from taemi_runtime.feature_files.layout import TRAINING_FORMAT
+from taemi_runtime.feature_files.layout import SUFFIX, TRAINING_FORMAT
 from taemi_runtime.feature_files.store import changes
 from taemi_runtime.strict import from_plain
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from taemi_runtime.feature_files.layout import SUFFIX, TRAINING_FORMAT
+from taemi_runtime.feature_files.layout import TRAINING_FORMAT
 from taemi_runtime.strict import from_plain, to_plain
 
 VERSION = 1
@@ -120,15 +120,25 @@ class StoreIndex:
     failures: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _FileFacts:
+    """What a clip's file says: the value of the one key of its metadata."""
+
+    version: int
+    clip: str
+    made_with: MadeWith
+    facts: ClipFacts
+
+
 def to_metadata(name: str, made_with: MadeWith, facts: ClipFacts) -> dict[str, str]:
-    """Return the metadata of a clip's file; every value is a string, as safetensors wants it."""
-    return {
-        "format": TRAINING_FORMAT,
-        "version": str(VERSION),
-        "clip": name,
-        "made_with": _to_text(made_with),
-        "facts": _to_text(facts),
-    }
+    """Return the metadata of a clip's file.
+
+    One key alone: safetensors writes several in any order, and files of one content would differ.
+    """
+    text = json.dumps(
+        to_plain(_FileFacts(VERSION, name, made_with, facts)), ensure_ascii=False, separators=(",", ":")
+    )
+    return {TRAINING_FORMAT: text}
 
 
 def from_metadata(metadata: Mapping[str, str]) -> tuple[MadeWith, ClipFacts]:
@@ -137,20 +147,14 @@ def from_metadata(metadata: Mapping[str, str]) -> tuple[MadeWith, ClipFacts]:
     Raises:
         ValueError: It is of another format or version, or damaged.
     """
-    found = metadata.get("format"), metadata.get("version")
-    if found != (TRAINING_FORMAT, str(VERSION)):
-        raise ValueError(
-            f"it is of format {found[0]!r}, version {found[1]!r}, expected {TRAINING_FORMAT!r}, '{VERSION}'"
-        )
+    if TRAINING_FORMAT not in metadata:
+        raise ValueError(f"it is no file of a training store: its metadata lacks {TRAINING_FORMAT}")
     try:
-        made_with = from_plain(msgspec.json.decode(metadata["made_with"]), MadeWith)
-        return made_with, from_plain(msgspec.json.decode(metadata["facts"]), ClipFacts)
-    except (KeyError, RecursionError) as error:
-        raise ValueError(f"its metadata is damaged ({error})") from error
-
-
-def _to_text(value: Any) -> str:
-    return json.dumps(to_plain(value), ensure_ascii=False, separators=(",", ":"))
-
-
-__all__ = ["INDEX_NAME", "SUFFIX", "ClipFacts", "EncoderFacts", "MadeWith", "SplitRow", "StoreIndex"]
+        data = msgspec.json.decode(metadata[TRAINING_FORMAT])
+        version = data.get("version") if isinstance(data, dict) else None
+        if version != VERSION:
+            raise ValueError(f"it is of version {version!r}, this taemi reads {VERSION}")
+        found = from_plain(data, _FileFacts)
+    except RecursionError as error:
+        raise ValueError("its metadata is damaged") from error
+    return found.made_with, found.facts

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from taemi.corpus import ClipRow
-from taemi.store.files import Arrays, clip_path, read_facts, write_clip
+from taemi.store.files import Arrays, clip_path, write_clip
 from taemi.store.index import listed_clips, read_index, require_same
-from taemi.store.layout import INDEX_NAME, SUFFIX, ClipFacts, MadeWith, SplitRow, StoreIndex
+from taemi.store.layout import INDEX_NAME, ClipFacts, MadeWith, SplitRow, StoreIndex
 from taemi_runtime.atomic import explain_write, write_text
 from taemi_runtime.closing import Closing
 from taemi_runtime.errors import DataError
+from taemi_runtime.feature_files.layout import SUFFIX
 from taemi_runtime.strict import to_json
 from taemi_runtime.working_folder import lock_folder
 
@@ -132,13 +133,9 @@ class StoreWriter(Closing):
         write_clip(self.folder, name, arrays, self.made_with, facts)
         self.index.clips[name] = facts
 
-    def added(self, name: str) -> None:
-        """Take note of a clip that another process wrote.
-
-        Raises:
-            DataError: Its file cannot be read.
-        """
-        self.index.clips[name] = read_facts(clip_path(self.folder, name))[1]
+    def note(self, name: str, facts: ClipFacts) -> None:
+        """Take note of a clip whose file another process wrote."""
+        self.index.clips[name] = facts
 
     def finish(self, failures: Mapping[str, str], refreshed: Mapping[str, ClipFacts]) -> None:
         """Write the index.

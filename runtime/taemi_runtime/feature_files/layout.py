@@ -113,10 +113,10 @@ def from_metadata(metadata: Mapping[str, str]) -> FeatureFacts:
     Raises:
         ValueError: It is of another format or version, or a value cannot be read.
     """
+    if TRAINING_FORMAT in metadata:
+        raise ValueError("it is of a training store, which says nothing of a bundle's encoders")
     if "format" not in metadata:
         return FeatureFacts()
-    if metadata["format"] == TRAINING_FORMAT:
-        raise ValueError("it is of a training store, which says nothing of a bundle's encoders")
     if metadata["format"] != FORMAT:
         raise ValueError(f"its format is {metadata['format']!r}, expected {FORMAT!r}")
     if metadata.get("version") != str(VERSION):
