@@ -16,7 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from taemi.devices import torch_device
 from taemi_runtime.errors import UsageError
+from taemi_runtime.host import parse_device
 
 # While the first process extracts features the others wait, which takes hours on a whole corpus.
 _PATIENCE = timedelta(days=2)
@@ -114,23 +116,13 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def _device(name: str, count: int) -> torch.device:
-    asked = f"cannot train on {name}"
-    if name not in ("auto", "cpu", "cuda") and not (name.startswith("cuda:") and name[5:].isdigit()):
-        raise UsageError(asked, "", "Choose --device auto, cpu, cuda or cuda:N")
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+    if count == 1:
+        return torch_device(name)
+    kind, index = parse_device(name)
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    if not torch.cuda.is_available():
-        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for CPUs"
-        raise UsageError(asked, f"PyTorch {torch.__version__}, {built}, finds no GPU", "Choose --device cpu")
-    if count > 1 and ":" in name:
+    if index:
         raise UsageError(
-            asked, f"{count} processes were launched", "Choose --device cuda: each takes its own"
+            f"cannot train on {name}", f"{count} processes were launched", "Choose --device cuda: one each"
         )
-    local = int(os.environ.get("LOCAL_RANK", "0")) if count > 1 else int(name[5:] or 0) if ":" in name else 0
-    if local >= torch.cuda.device_count():
-        raise UsageError(
-            asked,
-            f"GPU {local} was asked for, and there are {torch.cuda.device_count()}",
-            "Launch as many processes as there are GPUs",
-        )
-    return torch.device("cuda", local)
+    return torch_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")

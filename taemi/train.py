@@ -12,7 +12,7 @@ from pathlib import Path
 from taemi.checkpoint import Progress
 from taemi.corpus import Corpus
 from taemi.curves import open_curves
-from taemi.features import FeatureStore
+from taemi.features import open_features
 from taemi.processes import joined
 from taemi.recipe import Recipe
 from taemi.reports import Report
@@ -36,6 +36,7 @@ def train(
     device: str = "cpu",
     faces: str | None = None,
     features: Path | None = None,
+    workers: int | None = 0,
     resume: bool = False,
     curves: Path | None = None,
 ) -> Progress:
@@ -53,7 +54,10 @@ def train(
         tick: Called with (step name, done, total) within long steps.
         device: Where to train: ``auto``, ``cpu`` or ``cuda[:N]``.
         faces: The YuNet file that the system's preprocessing names by its digest, where it names one.
-        features: Where features are kept; ``out/features`` when ``None``.
+        features: Where features are kept; ``out/features`` when ``None``, and not used where ``corpus`` is a
+            store.
+        workers: Processes that read clips for extraction; 0 reads in this one, ``None`` leaves it to the
+            machine.
         resume: Whether to go on from ``last.pt`` where there is one.
         curves: Folder for TensorBoard; ``None`` for none.
 
@@ -69,14 +73,24 @@ def train(
     with joined(device) as processes:
         if not processes.first:
             report = warn = tick = None
-        store = FeatureStore(features or out / "features", system.vision_encoder, system.preprocessing, faces)
+        store = open_features(
+            corpus,
+            features or out / "features",
+            system.vision_encoder,
+            system.preprocessing,
+            faces,
+            audio=system.audio_encoder if recipe.frozen else None,
+            text=system.text_encoder if recipe.frozen else None,
+            workers=workers,
+            device=processes.device,
+        )
         splits = processes.first_alone(
             lambda: {split: extract_split(store, corpus, split, tick, warn) for split in ("train", "valid")}
         )
         data = TrainingData(store, splits["train"], splits["valid"], make_collate(system, recipe))
         trainer = Trainer(system, data, out, recipe, processes, report, tick)
         kind = "synthetic, " if corpus.synthetic else ""
-        described = f"{kind}{len(data.train)} clips of {corpus.root.name}"
+        described = f"{kind}{len(data.train)} clips of {corpus.name}"
         trainer.start(described, out / LAST_NAME if resume else None, warn)
         with (
             open_curves(curves if processes.first else None, trainer.stepper.step) as lines,

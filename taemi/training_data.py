@@ -83,7 +83,8 @@ def extract_split(
     """
     rows = corpus.split(split)
     step = f"features of {split}"
-    failures = store.extract(rows, (lambda done, total: tick(step, done, total)) if tick else None, warn)
+    progress = (lambda done, total: tick(step, done, total)) if tick else None
+    failures = store.extract(rows, progress, warn, split=(corpus, split))
     if warn is not None:
         for name, reason in failures.items():
             warn(f"clip {name} is left out: {reason}")

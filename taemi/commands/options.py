@@ -21,14 +21,13 @@ Seed = Annotated[int, typer.Option(help="seed of weights, order and dropout")]
 MaxFps = Annotated[
     float | None, typer.Option(help="frames a second for vision features; default: every frame")
 ]
-Faces = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|none|FILE",
-        help="auto: cut out each frame's largest face; FILE: with this YuNet model; none: whole frames or "
-        "ready crops",
-    ),
-]
+_FACES = typer.Option(
+    metavar="auto|none|FILE",
+    help="auto: cut out each frame's largest face; FILE: with this YuNet model; none: whole frames or "
+    "ready crops",
+)
+Faces = Annotated[str, _FACES]
+FacesOrAsStored = Annotated[str | None, _FACES]
 VisionFrom = Annotated[
     str | None,
     typer.Option(
@@ -36,6 +35,10 @@ VisionFrom = Annotated[
         help="where vision comes from: the clips, their face crops, or a folder of feature pickles; "
         "default: face crops where there are any",
     ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="processes that read clips; 0: this one alone; default: as many as pays"),
 ]
 TestFolder = Annotated[
     str | None, typer.Option(help="folder of the test clips; default: test_data or test, whichever is there")

@@ -14,7 +14,7 @@ from taemi.commands.options import (
     AudioId,
     Debug,
     Encoders,
-    Faces,
+    FacesOrAsStored,
     Masked,
     MaxFps,
     Preset,
@@ -23,11 +23,13 @@ from taemi.commands.options import (
     TextId,
     VisionFrom,
     VisionId,
+    Workers,
     corpus_notes,
     need_torch,
 )
 from taemi.config import variant as named_variant
-from taemi.corpus import Layout, read_corpus
+from taemi.corpus import Layout
+from taemi.data import read_data, settle_frames
 from taemi.recipe import MODALITIES, Recipe
 from taemi_runtime.console import Step, format_size, progress, say
 from taemi_runtime.errors import UsageError
@@ -37,11 +39,13 @@ if TYPE_CHECKING:
     from taemi.reports import EpochReport
 
 CONFIG_NAME = "config.toml"
+# Processes that read batches, which keep a fast GPU fed; features are read from files, not decoded.
+_READERS = 2
 
 
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    data: Annotated[Path, typer.Argument(help="a corpus, or a store that taemi extract made of one")],
     out: Annotated[Path, typer.Option(help="the run's folder: best.pt, last.pt, config.toml, features/")],
     config: Config = None,
     resume: Annotated[
@@ -55,7 +59,7 @@ def train(
     vision_encoder: VisionId = None,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
-    faces: Faces = "none",
+    faces: FacesOrAsStored = None,
     vision_from: VisionFrom = None,
     epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
     patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
@@ -100,7 +104,7 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="compile the network with torch.compile")
     ] = False,
-    workers: Annotated[int, typer.Option(help="processes that read batches; 0: in between")] = 2,
+    workers: Workers = None,
     save_every: Annotated[
         int, typer.Option(help="steps after which last.pt is written, too; 0: never")
     ] = 200,
@@ -123,7 +127,8 @@ def train(
     )
     named_variant(variant)
     need_torch("train")
-    corpus = read_corpus(data, Layout(vision=vision_from))
+    corpus = read_data(data, Layout(vision=vision_from))
+    max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.assemble import assemble, encoder_notes
     from taemi.curves import FOLDER_NAME
     from taemi.processes import launched
@@ -144,11 +149,11 @@ def train(
         choice,
         seed=seed,
         max_fps=max_fps,
-        faces=faces_name(faces),
+        faces=cropped,
         tiny_folder=out / "encoders",
         modality_dropout=modality_dropout,
     )
-    for note in [*encoder_notes(system), *corpus_notes(corpus, faces)]:
+    for note in [*encoder_notes(system), *corpus_notes(corpus, cropped)]:
         say(f"note: {note}", quiet=quiet)
     if resume and not (out / LAST_NAME).exists():
         say(f"note: {out} holds no {LAST_NAME} to go on from: the training begins", quiet=quiet)
@@ -165,6 +170,7 @@ def train(
             tick=tick,
             device=device,
             faces=faces,
+            workers=workers,
             resume=resume,
             curves=out / FOLDER_NAME if tensorboard else None,
         )
@@ -177,6 +183,8 @@ def _recipe(values: dict[str, Any]) -> Recipe:
     named = {field.name: values[field.name] for field in fields(Recipe)}
     named["freeze"] = tuple(named["freeze"] or ())
     named["modalities"] = tuple(name.strip() for name in named["modalities"].split(",") if name.strip())
+    if named["workers"] is None:
+        named["workers"] = _READERS
     return Recipe(**named)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from taemi.processes import joined
-from taemi_runtime.errors import CheckpointError, UsageError
+from taemi_runtime.errors import CheckpointError, TaemiError
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -69,10 +69,10 @@ def test_one_process_writes_and_the_state_says_how_many_there_were(kept, demo_co
 
 
 @pytest.mark.parametrize(
-    ("device", "said"), [("tpu", "Choose --device"), ("cuda:x", "Choose --device"), ("cuda", "finds no GPU")]
+    ("device", "said"), [("tpu", "Give auto"), ("cuda:x", "Give auto"), ("cuda", "finds 0 CUDA devices")]
 )
 def test_devices_that_are_not_there_are_refused(device, said):
     if device == "cuda" and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(UsageError, match=said), joined(device):
+    with pytest.raises(TaemiError, match=said), joined(device):
         pass
