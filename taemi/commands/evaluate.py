@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from taemi.commands.options import Debug, Quiet, TestFolder, VisionFrom
-from taemi.corpus import RAW, Layout, read_corpus
+from taemi.corpus import RAW, Layout
+from taemi.data import StoredCorpus, read_data
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.errors import UsageError
 
 
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a checkpoint, a bundle, or an engine file in a bundle")],
-    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout, or its feature store")],
     against: Annotated[
         list[Path] | None,
         typer.Option(help="another model to score on the same clips and compare with; may be given often"),
@@ -60,8 +61,8 @@ def evaluate(
 
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"cannot write a report to {report}", "it is a file", "Name a folder")
-    corpus = read_corpus(data, Layout(test_folder, vision_from))
-    if corpus.vision != RAW:
+    corpus = read_data(data, Layout(test_folder, vision_from))
+    if corpus.vision != RAW and not isinstance(corpus, StoredCorpus):
         say(
             f"note: vision comes from {corpus.vision}/ of {corpus.root.name}, not from the clips", quiet=quiet
         )

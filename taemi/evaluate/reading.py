@@ -1,8 +1,8 @@
 """A split's clips, read as training reads them, each once, by processes that decode ahead.
 
-Sound and vision come from whichever of the corpus's files has them (``taemi.clip_content``). What the curve
-over frame rates looks at is read with the clip;
-pictures that several rates share are kept, and encoded, once.
+Sound and vision come from whichever of the corpus's files has them (``taemi.clip_content``), or from a store.
+What the curve over frame rates looks at is read with the clip; pictures that several rates share are kept,
+and encoded, once.
 """
 
 from __future__ import annotations
@@ -13,26 +13,33 @@ import queue
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from taemi.clip_content import Content, read_content
-from taemi.corpus import FACES, RAW, ClipRow
+from taemi.corpus import FACES, ClipRow
 from taemi.crops import read_crops
+from taemi.store.files import clip_path
 from taemi_runtime.calls import chunks
 from taemi_runtime.decoding import ClipDecoder
+from taemi_runtime.errors import MediaError
+from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.interrupts import next_of
-from taemi_runtime.media import Clip, Watch, read_clip
+from taemi_runtime.limits import DecodeLimits
+from taemi_runtime.media import Clip, read_clip
 from taemi_runtime.pool import DecodePool, Read, Task
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.scale import Scale
 
 Frames = npt.NDArray[np.uint8]
+
+# Sound and clip may be two files, each within the limit; crops take time, too.
+_READS = 3
 
 
 @dataclass(frozen=True)
@@ -53,77 +60,126 @@ class RowClip(Clip):
 
 
 @dataclass
-class RowDecoder(ClipDecoder):
-    """Reads the rows of a split, each by the path of its media; see ``ClipDecoder``.
+class RowDecoder:
+    """Reads rows of a corpus; see ``taemi_runtime.decoding.Decoder``.
 
     Args:
-        preprocessing: How much room a clip takes: the frames of every rate together.
-        faces: The YuNet file where ``preprocessing`` names one by its digest.
-        taken: What the model takes of a clip.
+        clips: What reads clips for the model.
         rates: Frame rates whose frames are wanted beside the model's own.
-        rows: The rows by the path of their media, whether that is there or not.
     """
 
-    taken: Preprocessing = field(default_factory=Preprocessing)
+    clips: ClipDecoder
     rates: tuple[float, ...] = ()
-    rows: dict[Path, ClipRow] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, decoder: ClipDecoder, rows: Sequence[ClipRow], rates: Sequence[float]) -> RowDecoder:
-        """Make one that reads rows as a model's own decoder would.
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the model takes, with room for the frames of every rate."""
+        taken = self.clips.preprocessing
+        most = taken.vision.max_frames * (1 + len(self.rates))
+        return replace(taken, vision=replace(taken.vision, max_frames=most))
 
-        Args:
-            decoder: The model's.
-            rows: The rows.
-            rates: Frame rates whose frames are wanted, too.
+    @property
+    def limits(self) -> DecodeLimits:
+        """What reading a row may ask for: it is read once more for every rate."""
+        limits = self.clips.limits
+        reads = _READS + len(self.rates)
+        return replace(limits, max_decode_seconds=reads * limits.max_decode_seconds)
+
+    @property
+    def detector(self) -> FaceDetector | None:
+        """What finds faces, opened now at the latest; for one thread at a time.
+
+        Raises:
+            TaemiError: It cannot be opened.
         """
-        taken = decoder.preprocessing
-        vision = replace(taken.vision, max_frames=taken.vision.max_frames * (1 + len(rates)))
-        by_path = {row.media: row for row in rows}
-        roomy = replace(taken, vision=vision)
-        return cls(roomy, decoder.faces, decoder.limits, taken, tuple(rates), by_path)
+        return self.clips.detector
 
-    def decode(self, path: str | PathLike[str], watch: Watch | None = None) -> tuple[RowClip, float]:
-        """Read a row; see ``ClipDecoder.decode``."""
+    def decode(self, row: ClipRow, /) -> tuple[RowClip, float]:
+        """Read a row.
+
+        Returns:
+            The clip, and the milliseconds that it took.
+
+        Raises:
+            MediaError: None of its files can be read.
+        """
         start = time.perf_counter()
-        row = self.rows[Path(path)]
-        content = read_content(row, self.taken, self.detector, watch)
+        content = read_content(row, self.clips.preprocessing, self.detector)
         frames: Frames | None = content.frames
         looks: tuple[npt.NDArray[np.intp], ...] = ()
-        if self.rates and row.vision in (RAW, FACES):
+        if self.rates:
             frames, looks = _join(content.frames, [self._look(row, rate) for rate in self.rates])
-        return self._clip(row, content, frames, looks), (time.perf_counter() - start) * 1e3
+        clip = _clip(row, content, frames, looks, self.clips.preprocessing)
+        return clip, (time.perf_counter() - start) * 1e3
 
     def _look(self, row: ClipRow, rate: float) -> Frames | None:
         """Return the frames that are looked at with ``--max-fps``."""
-        vision = replace(self.taken.vision, max_fps=rate)
+        taken = self.clips.preprocessing
+        taken = replace(taken, vision=replace(taken.vision, max_fps=rate))
         if row.vision == FACES:
-            return None if row.pictures is None else read_crops(row.pictures, vision)[0]
-        taken = replace(self.taken, vision=vision)
-        return read_clip(row.media, taken, audio=False, detector=self.detector, limits=self.limits).frames
+            return None if row.pictures is None else read_crops(row.pictures, taken.vision)[0]
+        return read_clip(row.media, taken, audio=False, detector=self.detector).frames
 
-    def _clip(
-        self, row: ClipRow, content: Content, frames: Frames | None, looks: tuple[npt.NDArray[np.intp], ...]
-    ) -> RowClip:
-        seen = content.frames is not None or content.features is not None
-        seconds = 0.0 if content.waveform is None else content.waveform.size / self.taken.audio.rate_hz
-        return RowClip(
-            path=row.media,
-            seconds=seconds,
-            waveform=content.waveform,
-            frames=frames,
-            audio_seconds=seconds,
-            vision_seconds=0.0,
-            audio_truncated=False,
-            vision_truncated=False,
-            audio_why="" if content.waveform is not None else "the clip has no sound",
-            vision_why="" if seen else "the clip has no picture",
-            warnings=content.warnings,
-            looks=looks,
-            own_frames=0 if content.frames is None else len(content.frames),
-            features=content.features,
-            remarks=content.remarks,
-        )
+
+@dataclass
+class StoreDecoder:
+    """Reads rows of a training store: sound as it was recorded, vision as features.
+
+    Args:
+        preprocessing: What the model takes.
+        limits: Not used: a file of a store is read at once.
+    """
+
+    preprocessing: Preprocessing
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    detector: FaceDetector | None = None
+
+    def decode(self, row: ClipRow, /) -> tuple[RowClip, float]:
+        """Read a row; see ``RowDecoder.decode``.
+
+        Raises:
+            MediaError: The clip is not in the store, or its file is damaged.
+        """
+        start = time.perf_counter()
+        path = clip_path(row.media.parent, row.name)
+        try:
+            arrays = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise MediaError(
+                f"cannot read features of clip {row.name}", str(error), "Extract it again: taemi extract"
+            ) from error
+        vision = arrays.get("vision")
+        content = Content(arrays.get("waveform"), None, None if vision is None else vision.astype(np.float32))
+        return _clip(row, content, None, (), self.preprocessing), (time.perf_counter() - start) * 1e3
+
+
+def _clip(
+    row: ClipRow,
+    content: Content,
+    frames: Frames | None,
+    looks: tuple[npt.NDArray[np.intp], ...],
+    taken: Preprocessing,
+) -> RowClip:
+    seen = content.frames is not None or content.features is not None
+    waveform = None if content.waveform is None else content.waveform[: taken.audio.max_samples]
+    seconds = 0.0 if waveform is None else waveform.size / taken.audio.rate_hz
+    return RowClip(
+        path=row.media,
+        seconds=seconds,
+        waveform=waveform,
+        frames=frames,
+        audio_seconds=seconds,
+        vision_seconds=0.0,
+        audio_truncated=False,
+        vision_truncated=False,
+        audio_why="" if waveform is not None else "the clip has no sound",
+        vision_why="" if seen else "the clip has no picture",
+        warnings=content.warnings,
+        looks=looks,
+        own_frames=0 if content.frames is None else len(content.frames),
+        features=content.features,
+        remarks=content.remarks,
+    )
 
 
 @dataclass(frozen=True)
@@ -142,7 +198,7 @@ class ReadRow:
 
 
 def read_rows(
-    decoder: RowDecoder, rows: Sequence[ClipRow], scale: Scale
+    decoder: RowDecoder | StoreDecoder, rows: Sequence[ClipRow], scale: Scale
 ) -> Generator[list[ReadRow], None, None]:
     """Read rows in batches, in their order, so that what shares a call never depends on timing.
 
@@ -163,7 +219,7 @@ def read_rows(
         return
     waiting: dict[int, Read] = {}
     results: queue.SimpleQueue[Read | Exception | None] = queue.SimpleQueue()
-    tasks = (Task(index, row.media) for index, row in enumerate(rows))
+    tasks = (Task(index, row.media, what=row) for index, row in enumerate(rows))
     ahead = 2 * scale.batch
     with DecodePool(decoder, tasks, results.put, workers=scale.workers, ahead=ahead) as pool:
         del pool
@@ -181,9 +237,9 @@ def read_rows(
                 yield [_made(rows[read.task.index], read.clip, read.error) for read in reads]
 
 
-def _read_here(decoder: RowDecoder, row: ClipRow) -> ReadRow:
+def _read_here(decoder: RowDecoder | StoreDecoder, row: ClipRow) -> ReadRow:
     try:
-        return _made(row, decoder.decode(row.media)[0], "")
+        return _made(row, decoder.decode(row)[0], "")
     except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
         return _made(row, None, ClipFailure.from_error(row.name, error).error)
 

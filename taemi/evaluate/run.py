@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from taemi.corpus import FACES, RAW, ClipRow, Corpus
+from taemi.data import StoredCorpus
 from taemi.evaluate.cases import CONDITIONS, NO_CURVES, NOTHING, Robustness, condition_name
-from taemi.evaluate.reading import RowDecoder, read_rows
+from taemi.evaluate.reading import RowDecoder, StoreDecoder, read_rows
 from taemi.evaluate.resampling import RESAMPLES, SEED, Interval, Resampled, resample
 from taemi.evaluate.results import Curve, Difference, Evaluation, Figures, Point, Sampling
 from taemi.evaluate.scoring import CaseScorer, Scored
+from taemi.evaluate.stores import check_store
 from taemi.metrics import import_scipy, pearson
 from taemi_runtime.contract import FUSION
 from taemi_runtime.engine import EngineOptions
@@ -113,12 +115,22 @@ def evaluate_models(
         for path in models:
             loaded = stack.enter_context(open_model(path, options=EngineOptions(device=asked.device)))
             scorer = ClipScorer(loaded, faces=asked.faces, max_fps=asked.max_fps)
-            if scorer.faces_differ and corpus.vision == RAW:
+            if isinstance(corpus, StoredCorpus):
+                check_store(path, scorer, corpus, warn)
+            elif scorer.faces_differ and corpus.vision == RAW:
                 warn(scorer.faces_differ)
             scorers.append(CaseScorer(path, scorer, robustness, asked.seed))
         outcomes = _Outcomes(len(models))
+        if isinstance(corpus, StoredCorpus):
+            missing = corpus.missing(rows)
+            for row in rows:
+                if row.name in missing:
+                    _leave_out(outcomes, row, missing[row.name], warn)
+        there = [row for row in rows if row.name not in outcomes.failures]
         for group in _alike(scorers):
-            _score(group, rows, scorers, outcomes, robustness, f"evaluate {split}", asked, tick, warn)
+            _score(
+                group, corpus, there, scorers, outcomes, robustness, f"evaluate {split}", asked, tick, warn
+            )
         kept = [row for row in rows if row.name not in outcomes.failures]
         if not kept:
             name, reason = next(iter(outcomes.failures.items()), ("", "the split file has no rows"))
@@ -175,11 +187,18 @@ class _Outcomes:
 
 def _curves_of(corpus: Corpus, robustness: Robustness, warn: Warn) -> Robustness:
     """Leave out the curves that ready-made features do not allow."""
-    if corpus.vision in (RAW, FACES) or not (robustness.occlusion or robustness.max_fps):
+    stored = isinstance(corpus, StoredCorpus)
+    pictures = corpus.vision in (RAW, FACES) and not stored
+    if pictures or not (robustness.occlusion or robustness.max_fps):
         return robustness
+    where, way = (
+        (f"the store {corpus.root}", "its corpus has")
+        if stored
+        else (f"{corpus.vision}/", "--vision-from raw has")
+    )
     warn(
-        f"vision comes as features from {corpus.vision}/: there are no curves over covered frames and frame "
-        "rates; --vision-from raw has the pictures"
+        f"vision comes as features from {where}: there are no curves over covered frames and frame rates; "
+        f"{way} the pictures"
     )
     return replace(robustness, occlusion=(), max_fps=())
 
@@ -201,6 +220,7 @@ def _alike(scorers: Sequence[CaseScorer]) -> list[list[CaseScorer]]:
 
 def _score(
     group: Sequence[CaseScorer],
+    corpus: Corpus,
     rows: Sequence[ClipRow],
     scorers: Sequence[CaseScorer],
     outcomes: _Outcomes,
@@ -211,7 +231,9 @@ def _score(
     warn: Warn,
 ) -> None:
     """Score every row with a group of models that take clips in the same way."""
-    decoder = RowDecoder.of(group[0].scorer.decoder, rows, robustness.max_fps)
+    clips = group[0].scorer.decoder
+    stored = isinstance(corpus, StoredCorpus)
+    decoder = StoreDecoder(clips.preprocessing) if stored else RowDecoder(clips, robustness.max_fps)
     on_cpu = runs_on_cpu(asked.device)
     scale = choose_scale(len(rows), workers=None, batch=None, threads=0, on_cpu=on_cpu)
     done = 0
@@ -224,9 +246,9 @@ def _score(
                 else:
                     for remark in read.clip.remarks:
                         warn(f"clip {read.row.name}: {remark}")
-            clips = [(read.row, read.clip) for read in batch if read.clip is not None]
+            there = [(read.row, read.clip) for read in batch if read.clip is not None]
             for item in group:
-                for (row, _), found in zip(clips, item.score(clips), strict=True):
+                for (row, _), found in zip(there, item.score(there), strict=True):
                     if isinstance(found, Exception):
                         _leave_out(outcomes, row, str(found), warn)
                     else:

@@ -13,13 +13,16 @@ from PIL import Image
 from scipy import stats
 
 from taemi.assemble import assemble
+from taemi.checkpoint import Progress, load_system, save_checkpoint
 from taemi.choice import EncoderChoice
 from taemi.corpus import Layout, read_corpus
 from taemi.crops import read_crops
+from taemi.data import read_data
 from taemi.evaluate import Asked, Robustness, compare, evaluate_models, evaluate_split
 from taemi.evaluate.disturbances import add_noise, count_of, cover_frames, drop_words, generator
 from taemi.evaluate.files import write_submission
 from taemi.evaluate.reading import RowDecoder, read_rows
+from taemi.features import FeatureStore
 from taemi.recipe import Recipe
 from taemi.train import train
 from taemi_runtime import load
@@ -49,9 +52,9 @@ def found(demo_checkpoint, demo_bundle, demo_corpus):
     decoded = []
     decode = RowDecoder.decode
 
-    def count(self, path, watch=None):
-        decoded.append(path)
-        return decode(self, path, watch)
+    def count(self, row, /):
+        decoded.append(row.name)
+        return decode(self, row)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RowDecoder, "decode", count)
@@ -172,7 +175,7 @@ def test_curves_are_what_the_runtime_scores_of_clips_that_are_disturbed_one_by_o
 def test_an_engine_stands_beside_pytorch_and_each_clip_is_decoded_once(found, demo_corpus):
     (checkpoint, bundle), decoded = found
     rows = read_corpus(demo_corpus).split("test")
-    assert sorted(decoded) == sorted(row.media for row in rows)
+    assert sorted(decoded) == sorted(row.name for row in rows)
     first, second = compare([checkpoint, bundle])
     assert first.max_abs == first.mean == 0.0
     # The gate of a whole chain in float32.
@@ -185,7 +188,7 @@ def test_an_engine_stands_beside_pytorch_and_each_clip_is_decoded_once(found, de
 
 def test_what_workers_read_ahead_is_what_is_read_here(scorer, demo_corpus):
     rows = read_corpus(demo_corpus).split("train")
-    decoder = RowDecoder.of(scorer.decoder, rows, (2.0, 1000.0))
+    decoder = RowDecoder(scorer.decoder, (2.0, 1000.0))
     here = [read for batch in read_rows(decoder, rows, Scale()) for read in batch]
     ahead = []
     for batch in read_rows(decoder, rows, Scale(workers=2, batch=3)):
@@ -259,6 +262,35 @@ def test_ready_made_features_go_straight_into_fusion(corpus_copy, demo_bundle, s
         path.write_bytes(pickle.dumps(np.ones((4, 7), np.float32)))
     with pytest.raises(DataError, match=r"they are 7 wide, the vision encoder's 48"):
         evaluate_split(demo_bundle, ready, "test")
+
+
+def test_a_store_is_scored_as_its_corpus_by_the_encoder_that_made_it(
+    demo_corpus, demo_checkpoint, demo_bundle, tmp_path
+):
+    corpus = read_corpus(demo_corpus)
+    system, _ = load_system(demo_checkpoint)
+    store = FeatureStore(tmp_path / "store", system.vision_encoder, system.preprocessing)
+    assert store.extract(corpus.split("test"), split=(corpus, "test")) == {}
+    stored = read_data(tmp_path / "store")
+    told = []
+    found = evaluate_models([demo_checkpoint], stored, "test", FEW, warn=told.append)[0]
+    seen = evaluate_split(demo_checkpoint, corpus, "test")
+    # Vision is kept in half precision.
+    np.testing.assert_allclose(found.predicted, seen.predicted, atol=1e-3)
+    assert (found.names, found.clips, found.synthetic) == (seen.names, seen.clips, True)
+    assert not any("digest" in text for text in told)
+    evaluate_split(demo_bundle, stored, "test", warn=told.append)
+    assert any("cannot be told: bundles keep no digest of it" in text for text in told)
+    with pytest.raises(DataError, match=r"vision max_fps None, the model takes 2\.0"):
+        evaluate_models([demo_checkpoint], stored, "test", replace(FEW, max_fps=2.0))
+    other = tmp_path / "other.pt"
+    save_checkpoint(other, assemble("paper", EncoderChoice("tiny"), seed=12), Progress(trained=False))
+    with pytest.raises(DataError, match="the model's has another digest"):
+        evaluate_split(other, stored, "test")
+    (tmp_path / "store" / f"{found.names[0]}.safetensors").write_bytes(b"broken")
+    (tmp_path / "store" / f"{found.names[1]}.safetensors").unlink()
+    left = evaluate_split(demo_checkpoint, stored, "test")
+    assert sorted(left.failures) == sorted(found.names[:2])
 
 
 def test_a_clip_that_cannot_be_read_is_left_out_and_the_submission_is_whole(
