@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from taemi.evaluate.cases import CONDITIONS, Robustness, condition_name
+from taemi.evaluate.figures import compare
 from taemi.evaluate.files import write_figures, write_submission
 from taemi.evaluate.resampling import Interval
 from taemi.evaluate.results import Evaluation
-from taemi.evaluate.run import Asked, compare, evaluate_models, evaluate_split
+from taemi.evaluate.run import Asked, evaluate_models, evaluate_split
 from taemi.evaluate.tables import format_table
 
 __all__ = [

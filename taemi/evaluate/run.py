@@ -12,17 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from taemi.corpus import FACES, RAW, ClipRow, Corpus
 from taemi.data import StoredCorpus
-from taemi.evaluate.cases import CONDITIONS, NO_CURVES, NOTHING, Robustness, condition_name
+from taemi.evaluate.cases import CONDITIONS, NO_CURVES, Robustness, condition_name
+from taemi.evaluate.figures import curves_of, figures_of
 from taemi.evaluate.reading import RowDecoder, StoreDecoder, read_rows
-from taemi.evaluate.resampling import RESAMPLES, SEED, Interval, Resampled, resample
-from taemi.evaluate.results import Curve, Difference, Evaluation, Figures, Point, Sampling
-from taemi.evaluate.scoring import CaseScorer, Scored
+from taemi.evaluate.resampling import RESAMPLES, SEED
+from taemi.evaluate.results import Evaluation, Sampling
+from taemi.evaluate.scoring import CaseScorer
 from taemi.evaluate.stores import check_store
-from taemi.metrics import import_scipy, pearson
+from taemi.evaluate.work import Scored
+from taemi.metrics import import_scipy
 from taemi_runtime.contract import FUSION
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import DataError, EngineError
@@ -139,29 +140,6 @@ def evaluate_models(
             _conclude(item, corpus, split, kept, outcomes.of(index, kept), outcomes, robustness, asked, warn)
             for index, item in enumerate(scorers)
         ]
-
-
-def compare(evaluations: Sequence[Evaluation]) -> list[Difference]:
-    """Compare models with the first one; all were scored on the same clips by ``evaluate_models``."""
-    first = evaluations[0]
-    predicted = np.stack([item.predicted for item in evaluations], axis=1)
-    gaps = [float(np.abs(item.predicted - first.predicted).max()) for item in evaluations]
-    if not np.isfinite(first.labels).all():
-        nothing = (float("nan"),) * predicted.shape[2]
-        return [Difference(float("nan"), None, nothing, (), gap) for gap in gaps]
-    sampling = first.sampling
-    found = resample(predicted, first.labels, resamples=sampling.resamples, seed=sampling.seed).minus(0)
-    each, mean = found.intervals(sampling.confidence), found.mean().intervals(sampling.confidence)
-    return [
-        Difference(
-            item.mean_rho - first.mean_rho,
-            Interval(*mean[:, place].tolist()),
-            tuple((np.array(item.whole.rho) - first.whole.rho).tolist()),
-            tuple(Interval(*ends) for ends in each[:, place].T.tolist()),
-            gaps[place],
-        )
-        for place, item in enumerate(evaluations)
-    ]
 
 
 @dataclass
@@ -283,7 +261,8 @@ def _conclude(
     names = [condition_name(flags) for flags in CONDITIONS]
     levels = [f"{kind.name} {kind.label(level)}" for kind, some in robustness.curves() for level in some]
     notes: list[str] = []
-    figures = _figures(scores, labels, [*names, *levels], asked, notes)
+    sampling = Sampling(asked.resamples, asked.seed)
+    figures = figures_of(scores, labels, [*names, *levels], sampling, notes)
     for note in notes:
         warn(note)
     engine = item.scorer.model.engine(FUSION).info
@@ -307,46 +286,7 @@ def _conclude(
         max_fps=vision.max_fps,
         model=str(item.path),
         engine=f"{engine.backend} {engine.precision}",
-        curves=_curves(figures, robustness),
-        sampling=Sampling(asked.resamples, asked.seed),
+        curves=curves_of(figures, robustness),
+        sampling=sampling,
         notes=tuple(notes),
-    )
-
-
-def _figures(
-    scores: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.float32],
-    names: Sequence[str],
-    asked: Asked,
-    notes: list[str],
-) -> list[Figures]:
-    """Return the correlations of every case; what is doubtful about them is added to ``notes``."""
-    rho = []
-    for case in range(scores.shape[1]):
-        told: list[str] = []
-        rho.append(pearson(scores[:, case], labels, warn=told.append))
-        # Where nothing is looked at nothing else is to be expected.
-        notes += [f"{names[case]}: {text}" for text in told if names[case] != NOTHING]
-    if not np.isfinite(labels).all():
-        return [Figures(tuple(found.tolist()), float(found.mean())) for found in rho]
-    drawn = resample(scores, labels, resamples=asked.resamples, seed=asked.seed)
-    drawn = Resampled(np.stack(rho), drawn.draws, drawn.without)
-    each, mean = drawn.intervals(), drawn.mean().intervals()
-    return [
-        Figures(
-            tuple(found.tolist()),
-            float(found.mean()),
-            tuple(Interval(*ends) for ends in each[:, case].T.tolist()),
-            Interval(*mean[:, case].tolist()),
-        )
-        for case, found in enumerate(rho)
-    ]
-
-
-def _curves(figures: Sequence[Figures], robustness: Robustness) -> tuple[Curve, ...]:
-    """Put the figures of curves together; they come after the conditions, in the order of the levels."""
-    rest = iter(figures[len(CONDITIONS) :])
-    return tuple(
-        Curve(kind, (Point(None, figures[0]), *(Point(level, next(rest)) for level in levels)))
-        for kind, levels in robustness.curves()
     )

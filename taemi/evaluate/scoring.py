@@ -9,9 +9,8 @@ Cases that come to the same for a clip are scored once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from taemi.corpus import ClipRow
 from taemi.evaluate.cases import CONDITIONS, NOISE, OCCLUSION, RATE, WORDS, Robustness
 from taemi.evaluate.disturbances import add_noise, count_of, cover_frames, drop_words, generator
 from taemi.evaluate.reading import Frames, RowClip
+from taemi.evaluate.work import Inputs, Present, Scored, Work, inputs_of, only_part
 from taemi_runtime.batching import DecodedClip, encode_together, fuse_together
 from taemi_runtime.calls import chunks
 from taemi_runtime.clip_features import ClipFeatures
@@ -31,55 +31,9 @@ from taemi_runtime.media import Clip
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.transcripts import Transcript
 
-Scores = npt.NDArray[np.float32]
-Inputs = dict[str, Any]
-Present = tuple[bool, ...]
-
 AUDIO, VISION, TEXT = MODALITIES
 # Cases that share a call of the fusion graph: it holds that many sequences of 12 s.
 _FUSED_AT_ONCE = 16
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A clip's scores.
-
-    Args:
-        scores: [cases, outputs] float32, not clipped: ``CONDITIONS``, then the levels of every curve.
-        has: Which modalities the clip has, in the order of ``MODALITIES``.
-    """
-
-    scores: Scores
-    has: Present
-
-
-@dataclass
-class _Work:
-    """A clip on its way through the cases.
-
-    Args:
-        row: The clip.
-        clip: What was read of it.
-        base: Its features as it is.
-        has: Which modalities it has.
-        cases: For each case what its inputs are called.
-        made: The fusion graph's inputs by what they are called.
-        scores: What they are scored.
-        error: What went wrong.
-    """
-
-    row: ClipRow
-    clip: RowClip
-    base: ClipFeatures
-    has: Present
-    cases: list[str] = field(default_factory=list)
-    made: dict[str, Inputs] = field(default_factory=dict)
-    scores: dict[str, Scores] = field(default_factory=dict)
-    error: Exception | None = None
-
-    def swap(self, modality: str, inputs: Inputs) -> Inputs:
-        """Return the inputs with those of one modality replaced."""
-        return {**self.base.inputs, **_of(modality, inputs)}
 
 
 class CaseScorer(Closing):
@@ -114,18 +68,18 @@ class CaseScorer(Closing):
             TaemiError: An engine cannot be opened.
         """
         encoded = self._encode([self._decoded(row, clip) for row, clip in batch], len(batch))
-        work: list[_Work] = []
+        work: list[Work] = []
         for (row, clip), features in zip(batch, encoded, strict=True):
             if isinstance(features, ClipFeatures):
                 work.append(self._begin(row, clip, features))
         for item in work:
             self._plan_conditions(item)
         for plan in (self._plan_noise, self._plan_covered, self._plan_words, self._plan_rates):
-            plan(work, len(batch))
+            plan(work)
         self._fuse(work)
         done = iter(work)
         return [
-            _conclude(next(done)) if isinstance(features, ClipFeatures) else features for features in encoded
+            next(done).conclude() if isinstance(features, ClipFeatures) else features for features in encoded
         ]
 
     def close(self) -> None:
@@ -148,9 +102,10 @@ class CaseScorer(Closing):
                 found.append(features)
         return found
 
-    def _begin(self, row: ClipRow, clip: RowClip, features: ClipFeatures) -> _Work:
+    def _begin(self, row: ClipRow, clip: RowClip, features: ClipFeatures) -> Work:
         if self._nothing is None:
-            self._nothing = self.scorer.encoder.gather(clip, Transcript(), (None, None, None), {})
+            nothing = replace(clip, waveform=None, frames=None, features=None)
+            self._nothing = self.scorer.encoder.gather(nothing, Transcript(), (None, None, None), {})
         if clip.features is not None:
             if clip.features.shape[1] != self._width:
                 raise DataError(
@@ -161,13 +116,13 @@ class CaseScorer(Closing):
                 )
             features.inputs.update(self._seen(clip, clip.features))
             features.inputs[PRESENT] = features.inputs[PRESENT] | np.array([[False, True, False]])
-        return _Work(row, clip, features, tuple(features.inputs[PRESENT][0].tolist()))
+        return Work(row, clip, features, tuple(features.inputs[PRESENT][0].tolist()))
 
-    def _plan_conditions(self, work: _Work) -> None:
+    def _plan_conditions(self, work: Work) -> None:
         for flags in CONDITIONS:
             self._plan_some(work, tuple(has and flag for has, flag in zip(work.has, flags, strict=True)))
 
-    def _plan_some(self, work: _Work, present: Present) -> None:
+    def _plan_some(self, work: Work, present: Present) -> None:
         """Plan a case in which some of what a clip has is left out."""
         assert self._nothing is not None  # since the first clip
         name = "+".join(modality for modality, flag in zip(MODALITIES, present, strict=True) if flag)
@@ -175,17 +130,17 @@ class CaseScorer(Closing):
         if name not in work.made:
             # What is left out is one frame long, so that it costs nothing.
             parts = [
-                _of(modality, (work.base if flag else self._nothing).inputs)
+                inputs_of(modality, (work.base if flag else self._nothing).inputs)
                 for modality, flag in zip(MODALITIES, present, strict=True)
             ]
             work.made[name] = {**parts[0], **parts[1], **parts[2], PRESENT: np.array([present])}
 
-    def _plan_without(self, work: _Work, modality: str) -> None:
+    def _plan_without(self, work: Work, modality: str) -> None:
         keeps = (has and name != modality for name, has in zip(MODALITIES, work.has, strict=True))
         self._plan_some(work, tuple(keeps))
 
-    def _plan_noise(self, work: Sequence[_Work], at_once: int) -> None:
-        jobs: list[tuple[_Work, str, DecodedClip]] = []
+    def _plan_noise(self, work: Sequence[Work]) -> None:
+        jobs: list[tuple[Work, str, DecodedClip]] = []
         for item in work:
             for snr_db in self._levels.noise:
                 waveform = item.clip.waveform
@@ -194,11 +149,11 @@ class CaseScorer(Closing):
                     continue
                 noisy = add_noise(waveform, snr_db, generator(self._seed, item.row.name, NOISE.name))
                 item.cases.append(name := f"{NOISE.name} {snr_db}")
-                jobs.append((item, name, _only(item.clip, waveform=noisy)))
-        self._encode_parts(AUDIO, jobs, at_once)
+                jobs.append((item, name, only_part(item.clip, waveform=noisy)))
+        self._encode_parts(AUDIO, jobs, len(work))
 
-    def _plan_words(self, work: Sequence[_Work], at_once: int) -> None:
-        jobs: list[tuple[_Work, str, DecodedClip]] = []
+    def _plan_words(self, work: Sequence[Work]) -> None:
+        jobs: list[tuple[Work, str, DecodedClip]] = []
         for item in work:
             asked: set[str] = set()
             for share in self._levels.words:
@@ -211,12 +166,12 @@ class CaseScorer(Closing):
                 else:
                     item.cases.append(name := f"{WORDS.name} {rest}")
                     if name not in asked:
-                        jobs.append((item, name, _only(item.clip, words=rest)))
+                        jobs.append((item, name, only_part(item.clip, words=rest)))
                     asked.add(name)
-        self._encode_parts(TEXT, jobs, at_once)
+        self._encode_parts(TEXT, jobs, len(work))
 
     def _encode_parts(
-        self, modality: str, jobs: Sequence[tuple[_Work, str, DecodedClip]], at_once: int
+        self, modality: str, jobs: Sequence[tuple[Work, str, DecodedClip]], at_once: int
     ) -> None:
         found = self._encode([clip for _, _, clip in jobs], at_once)
         for (item, name, _), features in zip(jobs, found, strict=True):
@@ -225,12 +180,9 @@ class CaseScorer(Closing):
             else:
                 item.error = features
 
-    def _plan_covered(self, work: Sequence[_Work], at_once: int) -> None:
-        del at_once
-        for item in work:
+    def _plan_covered(self, work: Sequence[Work]) -> None:
+        for item in work if self._levels.occlusion else ():
             frames = item.clip.frames
-            if not self._levels.occlusion:
-                return
             if frames is None or not item.clip.own_frames:
                 for _ in self._levels.occlusion:
                     self._plan_some(item, item.has)
@@ -245,19 +197,13 @@ class CaseScorer(Closing):
                 item.cases.append(name := f"{OCCLUSION.name} {share}")
                 item.made[name] = item.swap(VISION, self._seen(item.clip, mixed))
 
-    def _plan_rates(self, work: Sequence[_Work], at_once: int) -> None:
-        del at_once
-        for item in work:
+    def _plan_rates(self, work: Sequence[Work]) -> None:
+        for item in work if self._levels.max_fps else ():
             own, frames = item.clip.own_frames, item.clip.frames
-            if not self._levels.max_fps:
-                return
-            clean = self._own_features(item)
-            if (
-                frames is not None
-                and len(frames) > own
-                and (more := self._try_see(item, frames[own:])) is not None
-            ):
-                clean = np.concatenate([clean, more]) if own else more
+            seen = self._own_features(item)
+            more = self._try_see(item, frames[own:]) if frames is not None and len(frames) > own else None
+            if more is not None:
+                seen = np.concatenate([seen, more]) if own else more
             for rate, look in zip(self._levels.max_fps, item.clip.looks, strict=True):
                 if not len(look):
                     self._plan_without(item, VISION)
@@ -265,13 +211,13 @@ class CaseScorer(Closing):
                     self._plan_some(item, item.has)
                 elif item.error is None:
                     item.cases.append(name := f"{RATE.name} {rate}")
-                    item.made[name] = item.swap(VISION, self._seen(item.clip, clean[look]))
+                    item.made[name] = item.swap(VISION, self._seen(item.clip, seen[look]))
 
-    def _own_features(self, item: _Work) -> npt.NDArray[np.float32]:
+    def _own_features(self, item: Work) -> npt.NDArray[np.float32]:
         features: npt.NDArray[np.float32] = item.base.inputs[VISION][0, : item.clip.own_frames]
         return features
 
-    def _try_see(self, item: _Work, frames: Frames) -> npt.NDArray[np.float32] | None:
+    def _try_see(self, item: Work, frames: Frames) -> npt.NDArray[np.float32] | None:
         """Encode frames; what goes wrong is the clip's error."""
         try:
             return np.concatenate([self.scorer.encoder.see(part) for part in in_calls(frames)])
@@ -284,9 +230,9 @@ class CaseScorer(Closing):
         self.scorer.encoder.put_vision(clip, features, feeds)
         return feeds
 
-    def _fuse(self, work: Sequence[_Work]) -> None:
+    def _fuse(self, work: Sequence[Work]) -> None:
         """Score everything that was planned; sequences of one call have the same modalities."""
-        groups: dict[Present, list[tuple[_Work, str]]] = {}
+        groups: dict[Present, list[tuple[Work, str]]] = {}
         for item in work:
             for name in dict.fromkeys(item.cases if item.error is None else ()):
                 present = tuple(item.made[name][PRESENT][0].tolist())
@@ -299,19 +245,3 @@ class CaseScorer(Closing):
                         item.error = scores
                     else:
                         item.scores[name] = scores
-
-
-def _conclude(item: _Work) -> Scored | Exception:
-    if item.error is not None:
-        return item.error
-    return Scored(np.stack([item.scores[name] for name in item.cases]), item.has)
-
-
-def _of(modality: str, inputs: Inputs) -> Inputs:
-    """Return the inputs of one modality: itself and its mask, or its tokens and theirs."""
-    return {name: value for name, value in inputs.items() if name.split("_")[0] == modality}
-
-
-def _only(clip: RowClip, *, waveform: npt.NDArray[np.float32] | None = None, words: str = "") -> DecodedClip:
-    """Return a clip of which nothing is left but its sound or its words."""
-    return DecodedClip(replace(clip, waveform=waveform, frames=None), Transcript(words, "file"))
