@@ -18,10 +18,11 @@ from taemi.choice import EncoderChoice
 from taemi.corpus import Layout, read_corpus
 from taemi.crops import read_crops
 from taemi.data import read_data
-from taemi.evaluate import Asked, Robustness, compare, evaluate_models, evaluate_split
+from taemi.evaluate import Asked, Robustness, compare, evaluate_models, evaluate_split, pictures
 from taemi.evaluate.disturbances import add_noise, count_of, cover_frames, drop_words, generator
 from taemi.evaluate.files import write_submission
 from taemi.evaluate.reading import RowDecoder, read_rows
+from taemi.evaluate.report import write_report
 from taemi.features import FeatureStore
 from taemi.recipe import Recipe
 from taemi.train import train
@@ -32,6 +33,7 @@ from taemi_runtime.media import read_clip
 from taemi_runtime.pipeline import MODALITIES
 from taemi_runtime.scale import Scale
 from taemi_runtime.transcripts import Transcript
+from tests.taemi.broken_corpus import write_mp3
 from tests.taemi.test_cli import HEADER, taemi
 
 LEVELS = Robustness(noise=(10.0, -5.0), occlusion=(0.5, 1.0), words=(0.5, 1.0), max_fps=(2.0, 1000.0))
@@ -216,11 +218,14 @@ def corpus_copy(demo_corpus, tmp_path):
     return root
 
 
-def test_face_crops_are_looked_at_where_there_are_any(corpus_copy, demo_bundle, scorer):
+def test_face_crops_and_separate_sound_are_taken_where_there_are_any(corpus_copy, demo_bundle, scorer):
     rows = read_corpus(corpus_copy).split("test")
     folder = read_corpus(corpus_copy).folder("test") / "face_images"
+    sounds = folder.with_name("audio")
+    sounds.mkdir()
     for number, row in enumerate(rows):
         (folder / row.name).mkdir(parents=True)
+        write_mp3(sounds / f"{row.name}.mp3", 20_000 + 4000 * number)
         for frame in range(3 + number):
             grey = np.random.default_rng([number, frame]).integers(0, 256, (40, 50, 3)).astype(np.uint8)
             Image.fromarray(grey).save(folder / row.name / f"{frame}.png")
@@ -234,7 +239,8 @@ def test_face_crops_are_looked_at_where_there_are_any(corpus_copy, demo_bundle, 
     assert (crops.vision, whole.vision) == ("face_images", "raw")
     for row, scores in zip(rows, crops.predicted, strict=True):
         frames, _ = read_crops(folder / row.name, scorer.preprocessing.vision)
-        clip = replace(read_clip(row.media, scorer.preprocessing), frames=frames)
+        sound = read_clip(sounds / f"{row.name}.mp3", scorer.preprocessing, vision=False)
+        clip = replace(read_clip(row.media, scorer.preprocessing), frames=frames, waveform=sound.waveform)
         expected = scorer.fuse(scorer.encode(clip, Transcript(row.transcript, "given")))
         np.testing.assert_allclose(scores, np.clip(expected, 0, 1), atol=CLOSE)
     assert np.abs(crops.predicted - whole.predicted).max() > 1e-3
@@ -300,7 +306,7 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_the_submission_is_whole(
     row.media.write_bytes(b"no clip")
     done = taemi(
         *("evaluate", demo_bundle, corpus_copy, "--split", "test", "--resamples", "200"),
-        *("--robustness", "--report", tmp_path / "report", "--against", demo_bundle),
+        *("--robustness", "--report", tmp_path / "report", "--against", demo_bundle / "fusion.onnx"),
     )
     assert done.returncode == 1, done.stderr
     assert f"warning: clip {row.name} is left out: " in done.stderr
@@ -315,7 +321,10 @@ def test_a_clip_that_cannot_be_read_is_left_out_and_the_submission_is_whole(
     figures = json.loads((report / "evaluation.json").read_text())
     assert (figures["clips"], list(figures["failures"])) == (3, [row.name])
     assert [len(points) for points in figures["curves"].values()] == [6, 5, 6, 6]
-    assert figures["against"][0]["difference"]["max_abs_score"] == 0.0
+    (other,) = figures["against"]
+    assert other["model"].endswith("fusion.onnx")
+    assert (other["difference"]["max_abs_score"], other["difference"]["mean_interval"]) == (0.0, [0.0, 0.0])
+    assert max(map(len, done.stdout.splitlines())) <= 120
     assert figures["intervals"] == {
         "method": "BCa bootstrap over clips",
         "confidence": 0.95,
@@ -342,3 +351,12 @@ def test_training_names_emotions_whose_predictions_are_constant(demo_corpus, tmp
     assert best.rho == 0.0
     assert len(told) == 1
     assert all(f"predictions of {emotion}" in told[0] for emotion in EMOTIONS)
+
+
+def test_without_matplotlib_everything_else_is_written(found, tmp_path, monkeypatch):
+    evaluations, _ = found
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    told = write_report(tmp_path / "report", evaluations, compare(evaluations))
+    assert told == ['there are no pictures: matplotlib is not installed. pip install "taemi[bench]"']
+    written = sorted(path.name for path in (tmp_path / "report").iterdir())
+    assert written == ["evaluation.json", "evaluation.md", "robustness.csv", "scores.csv"]
