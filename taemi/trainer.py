@@ -74,6 +74,7 @@ class Trainer:
         self._stop = StopRequests()
         self._report = report
         self._tick = tick
+        self._warn: Warn | None = None
         self._plan = StepPlan(
             len(data.train),
             recipe.batch_size,
@@ -87,6 +88,7 @@ class Trainer:
     def start(self, described: str, last: Path | None, warn: Warn | None) -> None:
         """Begin, or go on from ``last`` where there is such a file."""
         recipe, processes = self._recipe, self._processes
+        self._warn = warn
         self.place = Place(Progress(trained=False, recipe=asdict(recipe), corpus=described))
         kept = None
         if last is not None and last.exists():
@@ -119,7 +121,8 @@ class Trainer:
             waited = self._steps(curves)
             trained = time.perf_counter()
             predicted, labels = self._validate()
-            self._finish_epoch(start, trained, waited, pearson(predicted, labels), curves)
+            by_output = pearson(predicted, labels, names=self._system.config.outputs, warn=self._warn)
+            self._finish_epoch(start, trained, waited, by_output, curves)
         return place.best
 
     def _steps(self, curves: Curves) -> float:

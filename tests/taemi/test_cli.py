@@ -88,6 +88,7 @@ def test_evaluate_prints_every_condition_and_writes_a_submission(tmp_path, demo_
         "audio",
         "vision",
         "text",
+        "none",
     }
     lines = (tmp_path / "s.csv").read_text().splitlines()
     assert lines[0] == HEADER

@@ -59,7 +59,9 @@ def test_evaluation_crops_as_in_training_or_says_so(detector, checkpoint, demo_c
     warnings = []
     found = evaluate_split(checkpoint, corpus, "test", faces=str(detector), warn=warnings.append)
     assert found.faces == faces_name(str(detector))
-    assert warnings == []
+    # Of four clips an untrained model may give all the same scores, which is said, too.
+    assert [text for text in warnings if "one value" not in text] == []
+    warnings.clear()
     whole = evaluate_split(checkpoint, corpus, "test", faces="none", warn=warnings.append)
     assert whole.faces == "none"
     assert "looks at whole frames here" in warnings[0]
