@@ -101,7 +101,7 @@ def train(
         DataError: A split is missing or no clip of it can be read.
     """
     torch.manual_seed(recipe.seed)
-    # The vision encoder stays on the CPU: its features are extracted once, before training.
+    # The vision encoder's features are extracted once, before training.
     store = open_features(
         corpus,
         features or out / "features",
@@ -109,6 +109,7 @@ def train(
         system.preprocessing,
         faces,
         workers=workers,
+        device=torch.device(device),
     )
     train_rows = _extract(store, corpus, "train", tick, warn)
     valid_rows = _extract(store, corpus, "valid", tick, warn)
