@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -34,3 +36,21 @@ def test_a_store_ends_as_an_undisturbed_one_whenever_it_is_killed(tmp_path, kill
     assert len(whole) == 12
     for store in {f"killed{number}" for number, _ in said}:
         assert contents(stores / store) == whole
+
+
+def test_an_interrupted_extraction_ends_at_once_and_leaves_whole_files(tmp_path):
+    corpus = write_small_corpus(tmp_path / "data")
+    store = tmp_path / "store"
+    options = ("--encoders", "tiny", "--vision-from", "raw", "--workers", "2")
+    command = [sys.executable, "-m", "taemi.cli", "extract", str(corpus), str(store), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # The index is written when work begins.
+    while not (store / "index.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130, stderr
+    assert "interrupted: finished files are kept" in stderr
+    assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert len(contents(store)) == 12

@@ -12,7 +12,7 @@ import pytest
 
 from taemi.corpus import Layout
 from taemi.store.index import read_index
-from tests.runtime.test_ray import processes_of
+from tests.runtime.test_ray import finish, processes_of
 from tests.taemi.extractions import contents, make_system, run_extract, write_small_corpus
 
 pytest.importorskip("ray")
@@ -36,14 +36,6 @@ def start(corpus, store, *options):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(process, code):
-    stdout, stderr = process.communicate(timeout=240)
-    assert process.returncode == code, stderr
-    assert stdout == ""
-    assert "Traceback" not in stderr
-    return stderr
 
 
 def clips(store):

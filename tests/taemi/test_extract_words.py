@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import shutil
 import sys
 
@@ -12,9 +11,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from taemi.store.index import read_index
-from taemi_runtime.asr import recogniser
 from taemi_runtime.errors import DataError, EngineError, MissingExtraError
-from tests.runtime.fake_recognisers import RATE_HZ, install, speech_like, write_wave
+from tests.runtime.fake_recognisers import RATE_HZ, hide_recognisers, install, speech_like, write_wave
 from tests.taemi.broken_corpus import write_split
 from tests.taemi.extractions import make_system, run_extract, times
 
@@ -46,27 +44,15 @@ def corpus(tmp_path):
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch, tmp_path):
     """Whatever this machine has: no recogniser but the stand-in, and an empty cache."""
-    found = importlib.util.find_spec
-
-    def find_spec(name):
-        spec = found(name)
-        fake = spec is not None and str(spec.origin).startswith(str(tmp_path))
-        return spec if fake or name not in ("faster_whisper", "whisper") else None
-
-    monkeypatch.setattr(recogniser.importlib.util, "find_spec", find_spec)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("faster_whisper", "whisper"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield
-    for name in ("faster_whisper", "whisper"):
-        sys.modules.pop(name, None)
+    with hide_recognisers(monkeypatch, tmp_path):
+        yield
 
 
 @pytest.fixture
 def whisper(tmp_path, monkeypatch):
     """A stand-in for openai-whisper whose default model is on this machine."""
     monkeypatch.syspath_prepend(str(install(tmp_path / "site", faster=False, openai=True)))
-    cache = tmp_path / "cache" / "whisper"
+    cache = tmp_path / "cache-home" / "whisper"
     cache.mkdir(parents=True)
     for model in ("large-v3-turbo", "tiny"):
         (cache / f"{model}.pt").write_text(SAYS)
