@@ -37,11 +37,26 @@ VisionFrom = Annotated[
         "default: face crops where there are any",
     ),
 ]
+Epochs = Annotated[int, typer.Option(help="at most so many")]
+Patience = Annotated[int, typer.Option(help="stop after so many epochs without a better rho")]
+BatchSize = Annotated[int, typer.Option(help="clips a step")]
+LearningRate = Annotated[float, typer.Option(help="peak rate of AdamW")]
+WeightDecay = Annotated[float, typer.Option(help="decay of AdamW")]
+WarmupEpochs = Annotated[float, typer.Option(help="epochs of linear warm-up")]
+ClipValue = Annotated[float, typer.Option(help="largest absolute gradient")]
+Freeze = Annotated[list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")]
+Pad = Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")]
+Device = Annotated[str, typer.Option(help="cpu or cuda[:N]")]
 TestFolder = Annotated[
     str | None, typer.Option(help="folder of the test clips; default: test_data or test, whichever is there")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read a list as the command line gives it, e.g. ``audio,text``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def corpus_notes(corpus: Corpus, faces: str) -> list[str]:

@@ -7,26 +7,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taemi.ablation.rows import row_to_train
 from taemi.choice import EncoderChoice
 from taemi.commands.options import (
     AudioId,
+    BatchSize,
+    ClipValue,
     Debug,
+    Device,
     Encoders,
+    Epochs,
     Faces,
+    Freeze,
+    LearningRate,
     Masked,
     MaxFps,
+    Pad,
+    Patience,
     Preset,
     Quiet,
     Seed,
     TextId,
     VisionFrom,
     VisionId,
+    WarmupEpochs,
+    WeightDecay,
     corpus_notes,
+    names,
     need_torch,
 )
-from taemi.config import variant as named_variant
 from taemi.corpus import Layout, read_corpus
-from taemi.recipe import MODALITIES, Recipe
+from taemi.recipe import Recipe
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.faces.choice import faces_name
 
@@ -46,27 +57,30 @@ def train(
     max_fps: MaxFps = None,
     faces: Faces = "none",
     vision_from: VisionFrom = None,
-    epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
-    patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
-    batch_size: Annotated[int, typer.Option(help="clips a step")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="peak rate of AdamW")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(help="decay of AdamW")] = 0.01,
-    warmup_epochs: Annotated[float, typer.Option(help="epochs of linear warm-up")] = 1.0,
-    clip_value: Annotated[float, typer.Option(help="largest absolute gradient")] = 100.0,
-    freeze: Annotated[
-        list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")
-    ] = None,
+    epochs: Epochs = 50,
+    patience: Patience = 5,
+    batch_size: BatchSize = 32,
+    learning_rate: LearningRate = 1e-4,
+    weight_decay: WeightDecay = 0.01,
+    warmup_epochs: WarmupEpochs = 1.0,
+    clip_value: ClipValue = 100.0,
+    freeze: Freeze = None,
     modalities: Annotated[
-        str, typer.Option(help="what the model sees, e.g. text or audio,text; the others count as missing")
-    ] = ",".join(MODALITIES),
-    pad: Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")] = "max",
+        str | None,
+        typer.Option(
+            help="what the model sees, e.g. text or audio,text; the others count as missing; default: what "
+            "the variant sees"
+        ),
+    ] = None,
+    pad: Pad = "max",
     seed: Seed = 3407,
-    device: Annotated[str, typer.Option(help="cpu or cuda[:N]")] = "cpu",
+    device: Device = "cpu",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Train end to end; writes OUT/best.pt and OUT/last.pt."""
     del debug
+    row = row_to_train(variant, names(modalities) if modalities is not None else None)
     recipe = Recipe(
         epochs=epochs,
         patience=patience,
@@ -76,14 +90,13 @@ def train(
         warmup_epochs=warmup_epochs,
         clip_value=clip_value,
         freeze=tuple(freeze or ()),
-        modalities=tuple(name.strip() for name in modalities.split(",") if name.strip()),
+        modalities=row.modalities,
         pad=pad,
         seed=seed,
     )
     choice = EncoderChoice(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
-    named_variant(variant)
     need_torch("train")
     corpus = read_corpus(data, Layout(vision=vision_from))
     from taemi.assemble import assemble, encoder_notes
@@ -92,7 +105,7 @@ def train(
 
     step = Step("train")
     system = assemble(
-        variant, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces), tiny_folder=out / "encoders"
+        row.variant, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces), tiny_folder=out / "encoders"
     )
     for note in [*encoder_notes(system), *corpus_notes(corpus, faces)]:
         say(f"note: {note}", quiet=quiet)
