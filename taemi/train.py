@@ -97,6 +97,8 @@ def train(
         DataError: A split is missing or no clip of it can be read.
     """
     torch.manual_seed(recipe.seed)
+    # The spans that SpecAugment masks in wav2vec2 are drawn from NumPy's own generator.
+    np.random.seed(recipe.seed)
     # The vision encoder stays on the CPU: its features are extracted once, before training.
     store = FeatureStore(features or out / "features", system.vision_encoder, system.preprocessing, faces)
     train_rows = _extract(store, corpus, "train", tick, warn)

@@ -44,12 +44,15 @@ def draw(path: Path, report: Report) -> None:
         axes.set_yticks(range(len(report.rows)), [row.row for row in report.rows])
         axes.set_ylim(len(report.rows) - 0.4, -0.6)
         axes.set_xlabel("mean Pearson correlation over the outputs, validation split")
+        # Room for the figures beside the rightmost marks.
+        axes.margins(x=0.09)
         axes.grid(axis="x", color="#e4e4e4")
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         axes.spines[["top", "right", "left"]].set_visible(False)
         _legend(figure)
-        figure.suptitle(f"Ablation on {corpus_mark(report)}", x=0.01, ha="left", fontsize=12)
+        title = f"Ablation on {corpus_mark(report)}; the paper's figures: Hume-Vidmimic2"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
 
 
 def _draw_row(axes: Axes, place: int, row: RowFigures) -> None:
@@ -94,4 +97,4 @@ def _legend(figure: Figure) -> None:
         Line2D([], [], **_PAPER_MARK, label="the paper"),
         Line2D([], [], **_BASELINE_MARK, label="challenge baselines"),
     ]
-    figure.legend(handles=marks, loc="outside upper left", ncols=len(marks), frameon=False, fontsize=9)
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), frameon=False, fontsize=9)
