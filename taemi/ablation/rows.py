@@ -46,8 +46,8 @@ class Row:
     printed: tuple[Printed, ...] = ()
 
 
-# Table 2's baselines are the challenge's own: linear models on ready-made features, no part of the paper's
-# ablation. They are shown for what the modalities alone are known to reach; there is none for words.
+# Table 2's baselines are the challenge's own, another method and no part of the paper's ablation. They are
+# shown for what the modalities alone are known to reach; there is none for words.
 _BASELINE = "Table 2, challenge baseline"
 ROWS: dict[str, Row] = {
     row.name: row
