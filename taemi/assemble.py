@@ -33,6 +33,7 @@ def assemble(
     faces: str = "none",
     tiny_folder: Path | None = None,
     tiny: Mapping[str, Path] | None = None,
+    modality_dropout: float | None = None,
 ) -> TaemiSystem:
     """Load encoders and put a fresh fusion network behind them.
 
@@ -44,6 +45,7 @@ def assemble(
         faces: How frames are cropped, as in ``VisionPreprocessing.faces``.
         tiny_folder: Where tiny encoders are written; a temporary folder when ``None``.
         tiny: Folders of tiny encoders by name; none are written then.
+        modality_dropout: Chance of dropping a modality; as the variant says when ``None``.
 
     Raises:
         SpecError: There is no such variant.
@@ -70,7 +72,8 @@ def assemble(
             _mark_random(choice, audio, text, vision)
     # The encoders' loaders leave the generator wherever it is; the fusion network has its own seed.
     torch.manual_seed(seed)
-    config = variant(name, audio_dim=audio.dim, text_dim=text.dim, vision_dim=vision.dim)
+    changes = {} if modality_dropout is None else {"modality_dropout": modality_dropout}
+    config = variant(name, audio_dim=audio.dim, text_dim=text.dim, vision_dim=vision.dim, **changes)
     preprocessing = preprocessing_for(audio, vision, config, max_fps=max_fps, faces=faces, pad_id=text.pad_id)
     return TaemiSystem(config, audio, text, vision, preprocessing)
 

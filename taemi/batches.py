@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from taemi.corpus import ClipRow
 from taemi.features import ClipFeatures, FeatureStore
 from taemi.recipe import MODALITIES
-from taemi.system import Batch
+from taemi.system import Batch, FeatureBatch
 from taemi_runtime.preprocessing import Preprocessing
 from taemi_runtime.tokens import Tokenizer
 from taemi_runtime.waveform import prepare_waveform
 
 # SpecAugment in wav2vec2 masks runs of 10 frames and refuses batches shorter than that.
 _MIN_SECONDS = 1.0
+
+Clips = Sequence[tuple[ClipRow, ClipFeatures]]
 
 
 class ClipDataset(Dataset[tuple[ClipRow, ClipFeatures]]):
@@ -37,7 +41,7 @@ class ClipDataset(Dataset[tuple[ClipRow, ClipFeatures]]):
 
 
 class Collate:
-    """Pads and stacks clips.
+    """Pads and stacks what the encoders take: waveforms and words.
 
     Args:
         tokenizer: The text encoder's.
@@ -62,11 +66,11 @@ class Collate:
         self.pad_to_max = pad_to_max or preprocessing.audio.padded_samples is not None
         self.modalities = tuple(modalities)
 
-    def __call__(self, clips: Sequence[tuple[ClipRow, ClipFeatures]]) -> Batch:
+    def __call__(self, clips: Clips) -> Batch:
         """Make one batch; a missing modality is zeros of length 1 with ``present`` false."""
-        clips = [self._keep_used(row, features) for row, features in clips]
+        clips = _keep_used(clips, self.modalities)
         waveform, samples = self._waveforms([features for _, features in clips])
-        vision, vision_mask = self._vision([features for _, features in clips])
+        vision, vision_mask = _stack([features.vision for _, features in clips], self.vision_dim)
         tokens = self.tokenizer.encode([row.transcript for row, _ in clips])
         present = [
             (features.waveform is not None, features.vision is not None, bool(row.transcript))
@@ -80,16 +84,7 @@ class Collate:
             input_ids=torch.from_numpy(tokens["input_ids"]),
             attention_mask=torch.from_numpy(tokens["attention_mask"]),
             present=torch.tensor(present),
-            labels=torch.tensor([row.labels for row, _ in clips], dtype=torch.float32),
-        )
-
-    def _keep_used(self, row: ClipRow, features: ClipFeatures) -> tuple[ClipRow, ClipFeatures]:
-        return (
-            row if "text" in self.modalities else replace(row, transcript=""),
-            ClipFeatures(
-                features.waveform if "audio" in self.modalities else None,
-                features.vision if "vision" in self.modalities else None,
-            ),
+            labels=_labels(clips),
         )
 
     def _waveforms(self, clips: Sequence[ClipFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,24 +101,111 @@ class Collate:
                 samples[row] = max(len(clip.waveform), audio.min_samples)
         return torch.from_numpy(waveform), torch.from_numpy(samples)
 
-    def _vision(self, clips: Sequence[ClipFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
-        lengths = [len(clip.vision) if clip.vision is not None else 0 for clip in clips]
-        vision = np.zeros((len(clips), max(1, *lengths), self.vision_dim), dtype=np.float32)
-        for row, clip in enumerate(clips):
-            if clip.vision is not None:
-                vision[row, : lengths[row]] = clip.vision
-        mask = np.arange(vision.shape[1])[None, :] < np.array(lengths)[:, None]
-        return torch.from_numpy(vision), torch.from_numpy(mask)
+
+class FeatureCollate:
+    """Pads and stacks what the encoders gave: the frozen mode's batches.
+
+    Args:
+        widths: Width of a frame, or of the text vector, by modality.
+        tokens: Whether the model attends to text tokens.
+        modalities: What is used; the others count as missing in every clip.
+    """
+
+    def __init__(
+        self, widths: dict[str, int], *, tokens: bool, modalities: Sequence[str] = MODALITIES
+    ) -> None:
+        self.widths = dict(widths)
+        self.tokens = tokens
+        self.modalities = tuple(modalities)
+
+    def __call__(self, clips: Clips) -> FeatureBatch:
+        """Make one batch; a missing modality is zeros of length 1 with ``present`` false."""
+        clips = _keep_used(clips, self.modalities)
+        audio, audio_mask = _stack([features.audio for _, features in clips], self.widths["audio"])
+        vision, vision_mask = _stack([features.vision for _, features in clips], self.widths["vision"])
+        # One vector is a sequence of one.
+        words = [
+            features.text_tokens if self.tokens else None if features.text is None else features.text[None]
+            for _, features in clips
+        ]
+        text, text_mask = _stack(words, self.widths["text"])
+        present = [
+            (features.audio is not None, features.vision is not None, said is not None)
+            for (_, features), said in zip(clips, words, strict=True)
+        ]
+        return FeatureBatch(
+            audio=audio,
+            audio_mask=audio_mask,
+            vision=vision,
+            vision_mask=vision_mask,
+            text=text if self.tokens else text[:, 0],
+            text_mask=text_mask if self.tokens else None,
+            present=torch.tensor(present),
+            labels=_labels(clips),
+        )
 
 
-def loader(
-    rows: Sequence[ClipRow], store: FeatureStore, collate: Collate, batch_size: int, *, seed: int | None
-) -> DataLoader[tuple[ClipRow, ClipFeatures]]:
-    """Return batches of a split, shuffled by ``seed``, or in order when it is ``None``."""
-    return DataLoader(
+def _keep_used(clips: Clips, modalities: tuple[str, ...]) -> Clips:
+    if set(modalities) == set(MODALITIES):
+        return clips
+    unused: dict[str, Any] = {}
+    if "audio" not in modalities:
+        unused |= {"waveform": None, "audio": None}
+    if "vision" not in modalities:
+        unused |= {"vision": None}
+    if "text" not in modalities:
+        unused |= {"text": None, "text_tokens": None}
+    return [
+        (row if "text" in modalities else replace(row, transcript=""), replace(features, **unused))
+        for row, features in clips
+    ]
+
+
+def _stack(sequences: Sequence[npt.NDArray[Any] | None], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Stack sequences [length, width]: values [clips, longest, width] float32 and which are valid."""
+    lengths = [0 if sequence is None else len(sequence) for sequence in sequences]
+    values = np.zeros((len(sequences), max(1, *lengths), width), dtype=np.float32)
+    for row, sequence in enumerate(sequences):
+        if sequence is not None:
+            values[row, : lengths[row]] = sequence
+    mask = np.arange(values.shape[1])[None, :] < np.array(lengths)[:, None]
+    return torch.from_numpy(values), torch.from_numpy(mask)
+
+
+def _labels(clips: Clips) -> torch.Tensor:
+    return torch.tensor([row.labels for row, _ in clips], dtype=torch.float32)
+
+
+def load_batches(
+    rows: Sequence[ClipRow],
+    store: FeatureStore,
+    collate: Callable[[Clips], Any],
+    indices: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Any]:
+    """Yield batches of a split.
+
+    Args:
+        rows: The split.
+        store: Its features.
+        collate: Makes a batch of clips.
+        indices: The clips of each batch.
+        workers: Processes that read and pad; 0 does it in between.
+        pin: Whether batches lie in pinned memory.
+    """
+    # A generator of its own: else each loader would draw from the one that dropout follows.
+    yield from DataLoader(
         ClipDataset(rows, store),
-        batch_size=batch_size,
-        shuffle=seed is not None,
-        generator=torch.Generator().manual_seed(seed) if seed is not None else None,
+        batch_sampler=[list(batch) for batch in indices],
         collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
+        generator=torch.Generator(),
     )
+
+
+def in_order(clips: int, batch_size: int) -> list[range]:
+    """Return the clips of each batch where they stand in order."""
+    return [range(start, min(start + batch_size, clips)) for start in range(0, clips, batch_size)]

@@ -1,4 +1,4 @@
-"""``taemi``: demo, init, synth, check, train, ablate, evaluate."""
+"""``taemi``: demo, init, synth, check, extract, train, ablate, evaluate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from taemi.commands.ablate import ablate
 from taemi.commands.check import check
 from taemi.commands.demo import demo
 from taemi.commands.evaluate import evaluate
+from taemi.commands.extract import extract
 from taemi.commands.init import init
 from taemi.commands.synth import synth
 from taemi.commands.train import train
+from taemi_runtime.cluster.address import ClusterCommand
 from taemi_runtime.console import run_app
 
 app = typer.Typer(
@@ -21,8 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which one uses them.
-for command in (demo, init, synth, check, train, ablate, evaluate):
-    app.command()(command)
+for command in (demo, init, synth, check, extract, train, ablate, evaluate):
+    # --ray may stand without a value.
+    app.command(cls=ClusterCommand if command is extract else None)(command)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ class Content:
         features: [frames, width] float32, ready-made; ``None`` without any.
         remarks: What of it could not be read though the clip can be used.
         warnings: What was wrong with, and left out of, the media that could be read.
+        read: Which of the row's files were looked into: ``audio``, ``media``, ``pictures``.
     """
 
     waveform: npt.NDArray[np.float32] | None
@@ -36,6 +37,7 @@ class Content:
     features: npt.NDArray[np.float32] | None
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
 
 
 def read_content(
@@ -57,7 +59,7 @@ def read_content(
     """
     if row.audio is None and row.vision == RAW:
         clip = read_clip(row.media, preprocessing, detector=detector, watch=watch)
-        return Content(clip.waveform, clip.frames, None, warnings=clip.warnings)
+        return Content(clip.waveform, clip.frames, None, warnings=clip.warnings, read=("media",))
     reader = _Reader(row, preprocessing, detector, watch)
     frames = features = None
     if row.vision == FACES:
@@ -72,7 +74,8 @@ def read_content(
     if not reader.readable:
         reasons = "; ".join(reader.remarks) or "none of its files is there"
         raise MediaError(f"cannot read clip {row.name}", reasons)
-    return Content(waveform, frames, features, tuple(reader.remarks), tuple(reader.warnings))
+    remarks, warnings, read = (tuple(items) for items in (reader.remarks, reader.warnings, reader.read))
+    return Content(waveform, frames, features, remarks, warnings, read)
 
 
 class _Reader:
@@ -91,12 +94,14 @@ class _Reader:
         self._watch = watch
         self.remarks: list[str] = []
         self.warnings: list[str] = []
+        self.read: list[str] = []
         self.readable = False
 
     def crops(self) -> npt.NDArray[np.uint8] | None:
         """Return the face crops."""
         if self._row.pictures is None:
             return None
+        self.read.append("pictures")
         frames, broken = read_crops(self._row.pictures, self._preprocessing.vision)
         self.remarks += broken
         self.readable |= frames is not None
@@ -106,6 +111,7 @@ class _Reader:
         """Return the ready-made features."""
         if self._row.pictures is None:
             return None
+        self.read.append("pictures")
         try:
             features = read_features(self._row.pictures)
             if features is not None and np.abs(features).max() > _MOST:
@@ -122,6 +128,7 @@ class _Reader:
         """Return the sound of the clip's audio file."""
         if self._row.audio is None:
             return None
+        self.read.append("audio")
         try:
             clip = read_clip(self._row.audio, self._preprocessing, vision=False, watch=self._watch)
         except MediaError as error:
@@ -134,6 +141,7 @@ class _Reader:
     def clip(self, *, audio: bool) -> tuple[npt.NDArray[np.uint8] | None, npt.NDArray[np.float32] | None]:
         """Return frames, where they come from the clip, and sound, where it is asked for."""
         vision = self._row.vision == RAW
+        self.read.append("media")
         try:
             clip = read_clip(
                 self._row.media,

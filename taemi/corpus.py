@@ -59,6 +59,7 @@ class ClipRow:
         vision: Where its vision comes from, as in ``Layout``.
         pictures: The folder of its face crops, or the pickle of its features, as ``vision`` says; ``None``
             where that is missing, and with ``raw``.
+        text: The file of its transcript; ``None`` where there is none.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ClipRow:
     audio: Path | None = None
     vision: str = RAW
     pictures: Path | None = None
+    text: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Corpus:
     synthetic: bool
     vision: str = RAW
     test_folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.root.name
 
     def split(self, name: str) -> tuple[ClipRow, ...]:
         """Return the rows of a split.
@@ -223,6 +230,7 @@ class _Finder:
             self._audio.get(row.name),
             self._vision,
             self._pictures.get(row.name),
+            text,
         )
 
 

@@ -28,9 +28,10 @@ from taemi.corpus import ClipRow, Corpus, read_corpus
 from taemi.demo_report import write_report
 from taemi.evaluate import Evaluation, evaluate_split, format_table
 from taemi.recipe import Recipe
+from taemi.reports import EpochReport
 from taemi.synth import write_corpus
 from taemi.synth.sentences.unseen import UNSEEN
-from taemi.train import BEST_NAME, EpochReport, train
+from taemi.train import BEST_NAME, train
 from taemi_runtime.console import format_size, progress, say, size_on_disk
 from taemi_runtime.contract import PRESENT
 from taemi_runtime.emotions import EMOTIONS

@@ -8,30 +8,30 @@ extraction goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
-from taemi.clip_content import Content, read_content
-from taemi.corpus import RAW, ClipRow
-from taemi.encoders import VisionEncoder
-from taemi_runtime.atomic import atomic_file, write_text
-from taemi_runtime.errors import DataError, MediaError
-from taemi_runtime.faces.choice import open_detector
-from taemi_runtime.faces.finder import FaceDetector
+from taemi.corpus import RAW, ClipRow, Corpus
+from taemi.data import StoredCorpus
+from taemi.encoders import AudioEncoder, TextEncoder, VisionEncoder
+from taemi.extract.decoding import CorpusDecoder
+from taemi.extract.encoders import FeatureEncoders, encoder_digest
+from taemi.extract.run import LocalEngine, extract
+from taemi.extract.transcripts import Transcriber
+from taemi.store.files import clip_path
+from taemi.store.index import differences
+from taemi.store.layout import INDEX_NAME
+from taemi_runtime.errors import DataError
 from taemi_runtime.preprocessing import Preprocessing
-from taemi_runtime.strict import to_plain
 
-INDEX_NAME = "index.json"
-_FRAMES_AT_ONCE = 32
+__all__ = ["INDEX_NAME", "ClipFeatures", "FeatureStore", "encoder_digest", "open_features"]
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,48 @@ class FeatureStore:
         encoder: The vision encoder.
         preprocessing: What turns a clip into the encoder's input.
         faces: The YuNet file that ``preprocessing`` names by its digest; ``None`` where it names none.
+        audio: The audio encoder, where its features are kept, too.
+        text: The text encoder, where its features are kept, too.
+        workers: Processes that read clips; 0 reads in this one, ``None`` leaves it to the machine.
+        device: Where the encoders run; they stay there.
     """
 
     def __init__(
-        self, folder: Path, encoder: VisionEncoder, preprocessing: Preprocessing, faces: str | None = None
+        self,
+        folder: Path,
+        encoder: VisionEncoder,
+        preprocessing: Preprocessing,
+        faces: str | None = None,
+        *,
+        audio: AudioEncoder | None = None,
+        text: TextEncoder | None = None,
+        workers: int | None = 0,
+        device: torch.device | None = None,
     ) -> None:
         self.folder = folder
         self._faces = faces
+        self._audio = audio
+        self._text = text
+        self._workers = workers
+        self._device = device or torch.device("cpu")
         self.encoder = encoder
         self.preprocessing = preprocessing
-        self._detector: FaceDetector | None = None
 
     def extract(
         self,
         rows: Iterable[ClipRow],
         progress: Callable[[int, int], None] | None = None,
         warn: Callable[[str], None] | None = None,
+        *,
+        split: tuple[Corpus, str] | None = None,
     ) -> dict[str, str]:
-        """Extract what is not there yet.
+        """Extract what is not there yet, or is there of files that have changed.
 
         Args:
             rows: The clips.
-            progress: Called with (done, total) after each clip.
+            progress: Called with (done, total) of those after each clip.
             warn: Called with a sentence for each part of a clip that could not be read though the rest was.
+            split: The corpus and its split that these rows are, for the store's index.
 
         Returns:
             The reason for each clip that could not be read, by name.
@@ -94,88 +113,138 @@ class FeatureStore:
                 features are not as wide as the encoder's.
             BundleError: ``preprocessing`` names a detector's file, and none is given.
             MissingExtraError: Faces are to be cut out and OpenCV is missing.
+            WriteError: The disk is full, or the place cannot be written to.
         """
         rows = list(rows)
-        self._open_index(rows[0].vision if rows else RAW)
-        self._detector = open_detector(self.preprocessing.vision.faces, self._faces)
-        failures: dict[str, str] = {}
-        for done, row in enumerate(rows, 1):
-            if not self._path(row.name).exists():
-                try:
-                    remarks = self._extract_clip(row)
-                except MediaError as error:
-                    failures[row.name] = str(error)
-                    remarks = ()
-                if warn is not None:
-                    for remark in remarks:
-                        warn(f"clip {row.name}: {remark}")
-            if progress is not None:
-                progress(done, len(rows))
-        return failures
+        encoders = FeatureEncoders(
+            self.encoder, self.preprocessing, self._audio, self._text, device=self._device
+        )
+        transcriber = Transcriber()
+        decoder = CorpusDecoder(self.preprocessing, self._faces)
+        corpus, name = split or (None, "")
+        return extract(
+            self.folder,
+            {name: rows},
+            encoders.made_with(rows[0].vision if rows else RAW),
+            transcriber,
+            LocalEngine(encoders, transcriber, decoder, self._workers),
+            corpus=corpus.name if corpus is not None else "",
+            synthetic=corpus is not None and corpus.synthetic,
+            progress=progress,
+            warn=warn,
+        ).failures
 
     def read(self, name: str) -> ClipFeatures:
         """Read one clip's features."""
-        arrays = load_file(self._path(name))
+        arrays = load_file(clip_path(self.folder, name))
         return ClipFeatures(*(arrays.get(field.name) for field in fields(ClipFeatures)))
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+    def lengths(self, name: str) -> dict[str, int]:
+        """Return how long each of one clip's features is; only the file's header is read."""
+        with safe_open(clip_path(self.folder, name), framework="numpy") as file:
+            return {key: file.get_slice(key).get_shape()[0] for key in file.keys()}  # noqa: SIM118
 
-    def _extract_clip(self, row: ClipRow) -> tuple[str, ...]:
-        content = read_content(row, self.preprocessing, self._detector)
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        if content.waveform is not None:
-            arrays["waveform"] = content.waveform
-        if (vision := self._vision(row, content)) is not None:
-            arrays["vision"] = vision.astype(np.float16)
-        with atomic_file(self._path(row.name)) as part:
-            save_file(arrays, part)
-        return content.remarks
 
-    def _vision(self, row: ClipRow, content: Content) -> npt.NDArray[np.float32] | None:
-        if content.features is not None and content.features.shape[1] != self.encoder.dim:
-            raise DataError(
-                f"cannot train on the features {row.pictures}",
-                f"they are {content.features.shape[1]} wide, the vision encoder's {self.encoder.dim}",
-                "Name the encoder that made them with --vision-encoder, or let it look at pictures: "
-                "--vision-from raw",
-            )
-        if content.frames is None:
-            return content.features
-        with torch.inference_mode():
-            parts = [
-                self.encoder(torch.from_numpy(content.frames[start : start + _FRAMES_AT_ONCE]))
-                for start in range(0, len(content.frames), _FRAMES_AT_ONCE)
-            ]
-        encoded: npt.NDArray[np.float32] = torch.cat(parts).numpy()
-        return encoded
+class StoredFeatures(FeatureStore):
+    """A store that was extracted before: it is read, and nothing is added to it.
 
-    def _open_index(self, vision: str) -> None:
-        made_with = {
-            "vision_encoder": encoder_digest(self.encoder),
-            "preprocessing": to_plain(self.preprocessing),
+    Args:
+        corpus: What the store says of its corpus.
+        encoder: The vision encoder that is to have made its features.
+        preprocessing: The preprocessing that is to have been used.
+        audio: The audio encoder that is to have made its features, where they are to be used.
+        text: The text encoder likewise.
+
+    Raises:
+        DataError: The store was made with another encoder or other preprocessing.
+    """
+
+    def __init__(
+        self,
+        corpus: StoredCorpus,
+        encoder: VisionEncoder,
+        preprocessing: Preprocessing,
+        *,
+        audio: AudioEncoder | None = None,
+        text: TextEncoder | None = None,
+    ) -> None:
+        super().__init__(corpus.root, encoder, preprocessing)
+        self._corpus = corpus
+        stored = corpus.index.made_with
+        here = FeatureEncoders(encoder, preprocessing, audio, text).made_with(stored.vision_from)
+        asked = f"cannot train on the feature store {corpus.root}"
+        for name, wanted, kept in (
+            ("audio", audio, stored.audio_encoder),
+            ("text", text, stored.text_encoder),
+        ):
+            if wanted is not None and kept is None:
+                raise DataError(
+                    f"{asked} with frozen encoders",
+                    f"it keeps no features of the {name} encoder",
+                    "Extract again into another folder, with --audio-features --text-features",
+                )
+        # What the store keeps beyond what is used does not matter.
+        used = {
+            name: {key: stored.preprocessing[name][key] for key in values}
+            for name, values in here.preprocessing.items()
         }
-        if vision != RAW:
-            made_with["vision_from"] = vision
-        path = self.folder / INDEX_NAME
-        if not path.exists():
-            write_text(path, json.dumps(made_with, indent=2) + "\n")
-            return
-        # Through JSON and back, so that tuples and lists compare equal.
-        found, wanted = json.loads(path.read_text()), json.loads(json.dumps(made_with))
-        if found != wanted:
-            differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        alike = replace(
+            stored,
+            preprocessing=used,
+            audio_encoder=stored.audio_encoder if audio is not None else None,
+            text_encoder=stored.text_encoder if text is not None else None,
+        )
+        if found := differences(alike, here):
             raise DataError(
-                f"cannot add to the feature store {self.folder}",
-                f"it was made with another {' and '.join(differing)}",
-                "Delete the folder, or extract into another one",
+                asked,
+                found,
+                "Give the encoder that made it (--vision-encoder, --encoders), or extract again into another "
+                "folder",
             )
 
+    def extract(
+        self,
+        rows: Iterable[ClipRow],
+        progress: Callable[[int, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
+        *,
+        split: tuple[Corpus, str] | None = None,
+    ) -> dict[str, str]:
+        """Return why clips are not in the store, by name; nothing is extracted."""
+        del progress, warn, split
+        return self._corpus.missing(list(rows))
 
-def encoder_digest(encoder: torch.nn.Module) -> str:
-    """Return a digest of an encoder's weights: two encoders with one digest give one result."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        sha.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+
+def open_features(
+    corpus: Corpus,
+    folder: Path,
+    encoder: VisionEncoder,
+    preprocessing: Preprocessing,
+    faces: str | None = None,
+    *,
+    audio: AudioEncoder | None = None,
+    text: TextEncoder | None = None,
+    workers: int | None = 0,
+    device: torch.device | None = None,
+) -> FeatureStore:
+    """Return a corpus's features: the store that it is, or a folder that is filled by extraction.
+
+    Args:
+        corpus: The data.
+        folder: Where features of a corpus are kept; not used for a store.
+        encoder: See ``FeatureStore``, as all that follows.
+        preprocessing: Likewise.
+        faces: Likewise.
+        audio: Likewise.
+        text: Likewise.
+        workers: Likewise.
+        device: Likewise.
+
+    Raises:
+        DataError: The corpus is a store that was made with another encoder or other preprocessing.
+    """
+    if isinstance(corpus, StoredCorpus):
+        return StoredFeatures(corpus, encoder, preprocessing, audio=audio, text=text)
+    return FeatureStore(
+        folder, encoder, preprocessing, faces, audio=audio, text=text, workers=workers, device=device
+    )

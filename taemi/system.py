@@ -49,7 +49,56 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        return replace(self, **_moved(self, device))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in pinned memory, from which a GPU copies while it computes."""
+        return replace(self, **_pinned(self))
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """One batch of clips as the encoders see them: what the fusion network takes.
+
+    Args:
+        audio: [batch, audio_len, audio_dim] float32.
+        audio_mask: [batch, audio_len] bool.
+        vision: [batch, vision_len, vision_dim] float32.
+        vision_mask: [batch, vision_len] bool.
+        text: [batch, text_dim] float32, or [batch, text_len, text_dim] where the model attends to tokens.
+        text_mask: [batch, text_len] bool; ``None`` where text is one vector.
+        present: [batch, 3] bool, audio, vision, text.
+        labels: [batch, outputs] float32 in [0, 1].
+    """
+
+    audio: Tensor
+    audio_mask: Tensor
+    vision: Tensor
+    vision_mask: Tensor
+    text: Tensor
+    text_mask: Tensor | None
+    present: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> FeatureBatch:
+        """Return the batch on another device."""
+        return replace(self, **_moved(self, device))
+
+    def pin_memory(self) -> FeatureBatch:
+        """Return the batch in pinned memory, from which a GPU copies while it computes."""
+        return replace(self, **_pinned(self))
+
+
+def _moved(batch: Batch | FeatureBatch, device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device, non_blocking=True) for name, value in _tensors(batch)}
+
+
+def _pinned(batch: Batch | FeatureBatch) -> dict[str, Tensor]:
+    return {name: value.pin_memory() for name, value in _tensors(batch)}
+
+
+def _tensors(batch: Batch | FeatureBatch) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in vars(batch).items() if value is not None]
 
 
 class TaemiSystem(nn.Module):
@@ -90,27 +139,39 @@ class TaemiSystem(nn.Module):
         self.vision_encoder = vision_encoder.requires_grad_(False)
         self.fusion = Taemi(config)
 
-    def forward(self, batch: Batch) -> Scores:
-        """Score a batch of clips; see ``Taemi.forward``."""
+    def forward(self, batch: Batch | FeatureBatch) -> Scores:
+        """Score a batch of clips, or of their features; see ``Taemi.forward``."""
+        if isinstance(batch, Batch):
+            batch = self.encode(batch)
+        scores: Scores = self.fusion(
+            batch.audio,
+            batch.audio_mask,
+            batch.vision,
+            batch.vision_mask,
+            batch.text,
+            batch.present,
+            batch.text_mask,
+        )
+        return scores
+
+    def encode(self, batch: Batch) -> FeatureBatch:
+        """Return what the encoders make of a batch."""
         audio = self.audio_encoder(batch.waveform, batch.samples)
         # A frame that reads padding is no frame of the clip: the exact length formula of the encoder.
-        frames = torch.tensor(
-            [self.preprocessing.audio.frames(int(samples)) for samples in batch.samples],
-            device=audio.device,
-        )
+        frames = self.audio_encoder.valid_frames(batch.samples)
         audio_mask = torch.arange(audio.shape[1], device=audio.device)[None, :] < frames[:, None]
         vector, tokens = self.text_encoder(batch.input_ids, batch.attention_mask)
         sequence = self.config.text_is_sequence
-        scores: Scores = self.fusion(
-            audio,
-            audio_mask,
-            batch.vision,
-            batch.vision_mask,
-            tokens if sequence else vector,
-            batch.present,
-            batch.attention_mask.bool() if sequence else None,
+        return FeatureBatch(
+            audio=audio,
+            audio_mask=audio_mask,
+            vision=batch.vision,
+            vision_mask=batch.vision_mask,
+            text=tokens if sequence else vector,
+            text_mask=batch.attention_mask.bool() if sequence else None,
+            present=batch.present,
+            labels=batch.labels,
         )
-        return scores
 
     def train(self, mode: bool = True) -> TaemiSystem:
         """Set training mode everywhere but in the frozen vision encoder."""

@@ -6,12 +6,37 @@ import time
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any, Protocol
 
 from taemi_runtime.faces.choice import open_detector
 from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.media import Clip, Watch, read_clip
 from taemi_runtime.preprocessing import FACES_FILE, Preprocessing
+
+
+class Decoder(Protocol):
+    """What decode workers run; it is sent to them once."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the model takes, which says how much memory a clip needs."""
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What reading one thing may ask for."""
+
+    @property
+    def detector(self) -> FaceDetector | None:
+        """What finds faces, opened now at the latest."""
+
+    def decode(self, what: Any, /) -> tuple[Any, float]:
+        """Read one thing.
+
+        Returns:
+            A frozen dataclass with the arrays ``waveform`` and ``frames`` as in [Clip][], either of which
+            may be ``None``, and the milliseconds that reading took.
+        """
 
 
 @dataclass

@@ -16,7 +16,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import Preprocessing
 
 _LENGTH = struct.Struct("<Q")
@@ -73,18 +72,18 @@ class Packed:
     """A clip whose arrays lie in a slot.
 
     Args:
-        clip: The clip without its arrays.
+        clip: What was read, without its arrays.
         samples: Length of the waveform; ``None`` without one.
         frames: Shape of the frames; ``None`` without any.
     """
 
-    clip: Clip
+    clip: Any
     samples: int | None
     frames: tuple[int, ...] | None
 
 
-def pack(clip: Clip, memory: mmap.mmap, layout: Layout, slot: int) -> Packed:
-    """Copy a clip's arrays into a slot."""
+def pack(clip: Any, memory: mmap.mmap, layout: Layout, slot: int) -> Packed:
+    """Copy a clip's arrays into a slot; see ``Decoder.decode`` for what a clip is here."""
     start = slot * layout.slot_bytes
     samples = shape = None
     if clip.waveform is not None:
@@ -97,7 +96,7 @@ def pack(clip: Clip, memory: mmap.mmap, layout: Layout, slot: int) -> Packed:
     return Packed(replace(clip, waveform=None, frames=None), samples, shape)
 
 
-def unpack(packed: Packed, memory: mmap.mmap, layout: Layout, slot: int) -> Clip:
+def unpack(packed: Packed, memory: mmap.mmap, layout: Layout, slot: int) -> Any:
     """Return a packed clip; its arrays are views that hold until the slot is used again."""
     start = slot * layout.slot_bytes
     waveform = frames = None

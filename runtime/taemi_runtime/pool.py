@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from taemi_runtime.closing import Closing
-from taemi_runtime.decoding import ClipDecoder
+from taemi_runtime.decoding import Decoder
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.interrupts import start_all
-from taemi_runtime.media import Clip
 from taemi_runtime.messages import Closed, Layout, Packed, open_memory, unpack
 from taemi_runtime.opening import refusal
 from taemi_runtime.worker import Worker
@@ -47,11 +46,13 @@ class Task:
         index: Its place among the inputs.
         path: Where it is.
         context: What comes back with the result.
+        what: What the decoder is given; ``path`` when ``None``.
     """
 
     index: int
     path: Path
     context: Any = None
+    what: Any = None
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Read:
 
     Args:
         task: The task.
-        clip: The clip, whose arrays hold until ``release``; ``None`` where reading failed.
+        clip: What the decoder gave, whose arrays hold until ``release``; ``None`` where reading failed.
         decode_ms: How long reading took, in milliseconds.
         digest: The SHA-256 of the clip's bytes, where digests were asked for.
         error: Why there is no clip, as results say it.
@@ -68,7 +69,7 @@ class Read:
     """
 
     task: Task
-    clip: Clip | None = None
+    clip: Any = None
     decode_ms: float = 0.0
     digest: str = ""
     error: str = ""
@@ -86,22 +87,25 @@ class DecodePool(Closing):
         workers: How many processes.
         ahead: How many clips may be read and not yet released.
         digests: Whether the SHA-256 of each clip is wanted.
+        retries: How often a clip whose worker died is read again.
     """
 
     def __init__(
         self,
-        decoder: ClipDecoder,
+        decoder: Decoder,
         tasks: Iterator[Task],
         deliver: Callable[[Read | Exception | None], None],
         *,
         workers: int,
         ahead: int,
         digests: bool = False,
+        retries: int = 0,
     ) -> None:
         self._decoder = decoder
         self._tasks = tasks
         self._deliver = deliver
         self._digests = digests
+        self._retries = retries
         self._layout = Layout.of(decoder.preprocessing, workers + ahead)
         self._descriptor = open_memory(self._layout.total_bytes)
         self._memory = mmap.mmap(self._descriptor, self._layout.total_bytes)
@@ -148,17 +152,20 @@ class DecodePool(Closing):
         """Have a clip read by the worker of this number, in whose place a new one comes if it dies."""
         process = self._processes[number]
         limit_s = self._limit_s(task.path)
-        for attempt in range(_STARTS):
+        starts, retries = _STARTS, self._retries
+        while True:
             if process is None:
                 process = self._start(number)
             try:
-                process.ask((task.path, slot))
+                process.ask((task.path if task.what is None else task.what, slot))
                 answer = process.answer(limit_s)
             except Closed as closed:
                 why = process.end()
                 process = self._processes[number] = None
-                if closed.unasked and attempt + 1 < _STARTS:
-                    continue  # It was gone before it heard of the clip.
+                starts -= closed.unasked
+                retries -= not closed.unasked
+                if not self._closed and starts > 0 and retries >= 0:
+                    continue  # It was gone before it heard of the clip, or may have died of something else.
                 self._free.put(slot)
                 return Read(task, error=str(_died(task.path, why)))
             except TimeoutError:

@@ -130,12 +130,12 @@ def main(descriptor: int) -> None:
         try:
             _warm_up(decoder)
         except Exception as error:  # whatever it is, whoever started this shows it
-            send(answers, _failure(Path("nothing"), error))
+            send(answers, _failure(error))
             return
         send(answers, None)
-        for path, slot in _requests(requests):
+        for what, slot in _requests(requests):
             send(
-                answers, _answer(decoder, path, digests, lambda clip, at=slot: pack(clip, memory, layout, at))
+                answers, _answer(decoder, what, digests, lambda clip, at=slot: pack(clip, memory, layout, at))
             )
 
 
@@ -162,18 +162,18 @@ def _warm_up(decoder: Any) -> None:
         import_opencv().setNumThreads(1)
 
 
-def _answer(decoder: Any, path: Path, digests: bool, keep: Any) -> tuple[Any, ...]:
+def _answer(decoder: Any, what: Any, digests: bool, keep: Any) -> tuple[Any, ...]:
     from taemi_runtime.resume import clip_digest
 
     try:
-        digest = clip_digest(path) if digests else ""
-        clip, decode_ms = decoder.decode(path)
+        digest = clip_digest(what) if digests else ""
+        clip, decode_ms = decoder.decode(what)
         return (keep(clip), decode_ms, digest)
     except Exception as error:  # one clip, whatever is wrong with it, must not stop the others
-        return _failure(path, error)
+        return _failure(error)
 
 
-def _failure(path: Path, error: Exception) -> tuple[str, str]:
+def _failure(error: Exception) -> tuple[str, str]:
     from taemi_runtime.results import ClipFailure
 
-    return ClipFailure.from_error(str(path), error).error, traceback.format_exc()
+    return ClipFailure.from_error("", error).error, traceback.format_exc()

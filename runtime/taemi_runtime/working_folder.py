@@ -53,6 +53,20 @@ def _clear(path: Path) -> None:
 
 def _try_lock(folder: Path) -> int | None:
     """Return a descriptor that keeps a folder locked, or ``None`` where somebody else does, or nobody can."""
+    with contextlib.suppress(BlockingIOError):
+        return lock_folder(folder)
+    return None
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder for as long as this process lives or the descriptor is open.
+
+    Returns:
+        The descriptor; ``None`` where the file system has no locks.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
     if sys.platform == "win32":  # whether somebody works in a folder cannot be told, and none is cleared away
         return None
     import fcntl
@@ -60,7 +74,10 @@ def _try_lock(folder: Path) -> int | None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # held, or a file system without locks
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    except OSError:
         os.close(handle)
         return None
     return handle

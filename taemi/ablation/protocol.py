@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from taemi.corpus import ClipRow, Corpus
+import torch
+
+from taemi.corpus import Corpus
 from taemi.encoders import Encoder
 from taemi.features import encoder_digest
-from taemi.recipe import Recipe
+from taemi.recipe import FREE_TO_CHANGE, Recipe
+from taemi.resume import data_digest
 from taemi.system import TaemiSystem
 from taemi_runtime.atomic import write_text
 from taemi_runtime.errors import DataError
 from taemi_runtime.strict import to_json, to_plain
 
 PROTOCOL_NAME = "protocol.json"
-# What a run has of its own: its seed, and, through its row, what it sees.
-_OF_A_RUN = ("seed", "modalities")
+# What a run has of its own, its seed and, through its row, what it sees; and what changes no weight.
+_NOT_SHARED = FREE_TO_CHANGE | {"seed", "modalities"}
 _SHOWN = 6
 _DIGEST_SHOWN = 12
 
@@ -30,27 +34,30 @@ class Protocol:
     """What may not differ between two runs of one table.
 
     Args:
-        recipe: The training recipe without seed and modalities.
+        recipe: The training recipe without seed and modalities, and without what changes no weight.
         encoders: Of each encoder its name, whether its weights are random, and their digest before training;
             of the text encoder the tokenizer's digest, too.
         preprocessing: What the encoders' inputs are made with.
         data: How many clips each split has, where vision comes from, and a digest of names, labels, words
             and file sizes.
+        device: ``cpu`` or ``cuda``, which compute in other precisions unless told otherwise.
     """
 
     recipe: dict[str, Any]
     encoders: dict[str, dict[str, Any]]
     preprocessing: dict[str, Any]
     data: dict[str, Any]
+    device: str
 
 
-def protocol_of(system: TaemiSystem, corpus: Corpus, recipe: Recipe) -> Protocol:
+def protocol_of(system: TaemiSystem, corpus: Corpus, recipe: Recipe, device: torch.device) -> Protocol:
     """Describe what a system would be trained with.
 
     Args:
         system: A system as it is before training; which row it is of does not matter.
         corpus: What it is trained on.
         recipe: How.
+        device: Where.
     """
     encoders: dict[str, Encoder] = {
         "audio": system.audio_encoder,
@@ -67,7 +74,7 @@ def protocol_of(system: TaemiSystem, corpus: Corpus, recipe: Recipe) -> Protocol
     }
     described["text"]["tokenizer"] = hashlib.sha256(system.text_encoder.tokenizer_json.encode()).hexdigest()
     return Protocol(
-        recipe={name: value for name, value in asdict(recipe).items() if name not in _OF_A_RUN},
+        recipe={name: value for name, value in asdict(recipe).items() if name not in _NOT_SHARED},
         encoders=described,
         preprocessing=to_plain(system.preprocessing),
         data={
@@ -76,6 +83,7 @@ def protocol_of(system: TaemiSystem, corpus: Corpus, recipe: Recipe) -> Protocol
             "synthetic": corpus.synthetic,
             "digest": _data_digest(corpus),
         },
+        device=device.type,
     )
 
 
@@ -111,22 +119,14 @@ def settle(folder: Path, protocol: Protocol) -> None:
 
 
 def _data_digest(corpus: Corpus) -> str:
-    sha = hashlib.sha256()
-    for split in ("train", "valid"):
-        for row in corpus.split(split):
-            sha.update(
-                json.dumps([split, row.name, row.labels, row.transcript, *_files(row, corpus)]).encode()
-            )
+    splits = [corpus.split(split) for split in ("train", "valid")]
+    sha = hashlib.sha256(data_digest(*splits).encode())
+    for row in itertools.chain(*splits):
+        for path in (row.media, row.audio, row.pictures):
+            # A file of another length is another file; reading a corpus whole takes too long.
+            size = path.stat().st_size if path is not None and path.is_file() else None
+            sha.update(f"{row.name} {path.name if path is not None else None} {size} ".encode())
     return sha.hexdigest()
-
-
-def _files(row: ClipRow, corpus: Corpus) -> Iterator[tuple[str, int] | None]:
-    # A file of another length is another file; reading a corpus whole to find that out takes too long.
-    for path in (row.media, row.audio, row.pictures):
-        if path is None or not path.exists():
-            yield None
-        else:
-            yield path.relative_to(corpus.root).as_posix(), path.stat().st_size if path.is_file() else 0
 
 
 def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:

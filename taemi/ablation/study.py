@@ -24,12 +24,24 @@ from taemi.ablation.runs import Failure, Result, finished, read_failures, read_r
 from taemi.assemble import assemble, encoder_notes
 from taemi.choice import EncoderChoice
 from taemi.corpus import Corpus
+from taemi.curves import FOLDER_NAME as CURVES_NAME
+from taemi.devices import torch_device
 from taemi.encoder_sets import tiny_encoders
+from taemi.processes import launched
 from taemi.recipe import Recipe
+from taemi.reports import Report
 from taemi.system import TaemiSystem
-from taemi.train import HISTORY_NAME, LAST_NAME, Report, Tick, train
-from taemi_runtime.errors import DataError, DeviceError, MissingExtraError, TaemiError, UsageError, WriteError
-from taemi_runtime.faces.choice import faces_name
+from taemi.train import HISTORY_NAME, LAST_NAME, train
+from taemi.training_data import Tick, Warn
+from taemi_runtime.errors import (
+    CheckpointError,
+    DataError,
+    DeviceError,
+    MissingExtraError,
+    TaemiError,
+    UsageError,
+    WriteError,
+)
 
 ENCODERS_NAME = "encoders"
 FEATURES_NAME = "features"
@@ -52,8 +64,9 @@ class Study:
         recipe: How each is trained; its seed and modalities are replaced by the run's.
         choice: The encoders of all of them.
         max_fps: Sampling rate of vision features in frames a second; ``None`` is every frame.
-        faces: How frames are cropped: ``none``, ``auto``, or the path of a YuNet file.
-        device: Where to train, ``cpu`` or ``cuda[:N]``.
+        faces: How frames are cropped, as in ``VisionPreprocessing.faces``.
+        yunet: The YuNet file that ``faces`` names by its digest, where it names one.
+        device: Where to train: ``auto``, ``cpu`` or ``cuda[:N]``.
     """
 
     corpus: Corpus
@@ -64,7 +77,10 @@ class Study:
     choice: EncoderChoice
     max_fps: float | None = None
     faces: str = "none"
+    yunet: str | None = None
     device: str = "cpu"
+    workers: int | None = 0
+    tensorboard: bool = False
 
     @property
     def runs(self) -> list[tuple[Row, int]]:
@@ -79,7 +95,7 @@ class Study:
             self.choice,
             seed=seed,
             max_fps=self.max_fps,
-            faces=faces_name(self.faces),
+            faces=self.faces,
             tiny=tiny_encoders(self.out / ENCODERS_NAME, ENCODER_SEED) if tiny else None,
         )
 
@@ -96,7 +112,7 @@ class Listeners:
     """
 
     say: Callable[[str], None] | None = None
-    warn: Callable[[str], None] | None = None
+    warn: Warn | None = None
     report: Report | None = None
     tick: Tick | None = None
 
@@ -115,11 +131,19 @@ def run_study(study: Study, write: Callable[[Protocol], None], listeners: Listen
     Raises:
         DataError: The folder holds runs of another protocol, or the corpus cannot be trained on.
         DeviceError: There is no such device.
+        UsageError: Several processes were launched to share each step.
         WriteError: The disk is full, or the place cannot be written to.
     """
-    _check_device(study.device)
+    _, processes = launched()
+    if processes > 1:
+        raise UsageError(
+            "cannot share one run of an ablation among processes",
+            f"{processes} processes were launched",
+            "Start one for each GPU, with other --rows or --seeds, its own --device, and the same --out",
+        )
+    device = torch_device(study.device)
     system = study.system(study.rows[0], ENCODER_SEED)
-    protocol = protocol_of(system, study.corpus, study.recipe)
+    protocol = protocol_of(system, study.corpus, study.recipe, device)
     settle(study.out, protocol)
     say = listeners.say or (lambda line: None)
     for note in encoder_notes(system):
@@ -157,6 +181,9 @@ def _run(study: Study, row: Row, seed: int, listeners: Listeners) -> Result | Fa
     except Exception as error:
         # A run of hours must not end the hours of all others, whatever it died of.
         reason = str(error) if isinstance(error, TaemiError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, CheckpointError):
+            # It would fail the next time, too, and for ever.
+            (run_folder(study.out, row.name, seed) / LAST_NAME).unlink(missing_ok=True)
         failure = Failure(row.name, seed, " ".join(reason.split()), traceback.format_exc())
     # Outside of the handler nothing holds the tensors of the frames that failed any longer.
     gc.collect()
@@ -167,6 +194,9 @@ def _run(study: Study, row: Row, seed: int, listeners: Listeners) -> Result | Fa
 
 def _train(study: Study, row: Row, seed: int, listeners: Listeners) -> Result:
     folder = run_folder(study.out, row.name, seed)
+    for part in folder.glob(".*.part"):
+        # A killed process leaves the file that it was writing, and a checkpoint is large.
+        part.unlink()
     system = study.system(row, seed)
     best = train(
         system,
@@ -177,8 +207,11 @@ def _train(study: Study, row: Row, seed: int, listeners: Listeners) -> Result:
         warn=listeners.warn,
         tick=listeners.tick,
         device=study.device,
-        faces=study.faces,
+        faces=study.yunet,
         features=study.out / FEATURES_NAME,
+        workers=study.workers,
+        resume=True,
+        curves=folder / CURVES_NAME if study.tensorboard else None,
     )
     if best.rho is None or not math.isfinite(best.rho):
         raise ArithmeticError(f"the correlation in epoch {best.epoch} is {best.rho}: training diverged")
@@ -226,16 +259,6 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise DeviceError(
-            f"cannot train on {device}", lines[0].rstrip("."), "Choose --device cpu or cuda[:N]"
-        ) from error
-
-
 def _device_name(device: str) -> str:
-    target = torch.device(device)
-    return torch.cuda.get_device_name(target) if target.type == "cuda" else device
+    target = torch_device(device)
+    return torch.cuda.get_device_name(target) if target.type == "cuda" else target.type

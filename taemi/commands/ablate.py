@@ -9,38 +9,53 @@ import typer
 
 from taemi.ablation.rows import ROWS, chosen_rows, chosen_seeds
 from taemi.choice import EncoderChoice
+from taemi.commands.config_file import Config, write_options
 from taemi.commands.options import (
     AudioId,
-    BatchSize,
-    ClipValue,
     Debug,
-    Device,
     Encoders,
-    Epochs,
-    Faces,
-    Freeze,
-    LearningRate,
+    FacesOrAsStored,
     Masked,
     MaxFps,
-    Pad,
-    Patience,
     Quiet,
     TextId,
     VisionFrom,
     VisionId,
-    WarmupEpochs,
-    WeightDecay,
+    Workers,
     corpus_notes,
     names,
     need_torch,
 )
-from taemi.commands.train import format_epoch
-from taemi.corpus import Layout, read_corpus
+from taemi.commands.recipe_options import (
+    Accumulation,
+    Batching,
+    BatchSize,
+    Checkpointing,
+    Clip,
+    ClipMode,
+    Compile,
+    Device,
+    Epochs,
+    Freeze,
+    Frozen,
+    LearningRate,
+    LossScale,
+    Pad,
+    Patience,
+    Precision,
+    SaveEvery,
+    WarmupEpochs,
+    WeightDecay,
+    recipe_from,
+)
+from taemi.commands.train import CONFIG_NAME, format_epoch
+from taemi.corpus import Layout
+from taemi.data import read_data, settle_frames
 from taemi.pictures import need_pictures
-from taemi.recipe import Recipe
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
 from taemi_runtime.errors import MissingExtraError
+from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
     from taemi.ablation.figures import Report
@@ -48,9 +63,11 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    data: Annotated[Path, typer.Argument(help="a corpus in the Hume-Vidmimic2 layout")],
+    context: typer.Context,
+    data: Annotated[Path, typer.Argument(help="a corpus, or a store that taemi extract made of one")],
     out: Annotated[Path, typer.Option(help="the ablation's folder: ablation.md, .csv, .json, .png, runs/")],
-    rows: Annotated[str, typer.Option(help="rows of the paper's tables, by name")] = ",".join(ROWS),
+    config: Config = None,
+    rows: Annotated[str | None, typer.Option(help=f"some of {', '.join(ROWS)}; default: all")] = None,
     seeds: Annotated[str, typer.Option(help="each row is trained with each of these")] = "1,2,3",
     encoders: Encoders = "paper",
     audio_encoder: AudioId = None,
@@ -58,43 +75,60 @@ def ablate(
     vision_encoder: VisionId = None,
     mask_in_encoder: Masked = True,
     max_fps: MaxFps = None,
-    faces: Faces = "none",
+    faces: FacesOrAsStored = None,
     vision_from: VisionFrom = None,
     epochs: Epochs = 50,
     patience: Patience = 5,
     batch_size: BatchSize = 32,
+    accumulation: Accumulation = 1,
     learning_rate: LearningRate = 1e-4,
     weight_decay: WeightDecay = 0.01,
     warmup_epochs: WarmupEpochs = 1.0,
-    clip_value: ClipValue = 100.0,
+    clip: Clip = 100.0,
+    clip_mode: ClipMode = "value",
+    precision: Precision = "auto",
+    loss_scale: LossScale = 1024.0,
     freeze: Freeze = None,
+    frozen: Frozen = False,
     pad: Pad = "max",
-    device: Device = "cpu",
+    batching: Batching = "auto",
+    checkpointing: Checkpointing = False,
+    compile: Compile = False,
+    workers: Workers = None,
+    save_every: SaveEvery = 200,
+    device: Device = "auto",
+    tensorboard: Annotated[bool, typer.Option(help="write each run's curves to its tensorboard/")] = True,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Train the rows of the paper's ablation tables and write a table like them; a second call goes on."""
-    del debug
-    chosen, seeds_asked = chosen_rows(names(rows)), chosen_seeds(names(seeds))
-    recipe = Recipe(
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        clip_value=clip_value,
-        freeze=tuple(freeze or ()),
-        pad=pad,
-    )
+    del config, debug
+    chosen = chosen_rows(names(rows) if rows is not None else tuple(ROWS))
+    seeds_asked = chosen_seeds(names(seeds))
+    recipe = recipe_from(context.params)
     choice = EncoderChoice(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
     need_torch("run an ablation")
+    corpus = read_data(data, Layout(vision=vision_from))
+    max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.ablation.study import Listeners, Study, run_study
     from taemi.ablation.table import MARKDOWN_NAME, main_table
 
-    corpus = read_corpus(data, Layout(vision=vision_from))
+    study = Study(
+        corpus,
+        out,
+        chosen,
+        seeds_asked,
+        recipe,
+        choice,
+        max_fps=max_fps,
+        faces=cropped,
+        yunet=faces,
+        device=device,
+        workers=workers,
+        tensorboard=tensorboard,
+    )
     step = Step("ablate")
     try:
         need_pictures("the ablation gets no picture")
@@ -102,16 +136,19 @@ def ablate(
     except MissingExtraError as error:
         say(f"warning: {error}")
         picture = False
-    for note in corpus_notes(corpus, faces):
+    for note in corpus_notes(corpus, cropped):
         say(f"note: {note}", quiet=quiet)
     reports: list[Report] = []
 
     def write(protocol: Protocol) -> None:
-        reports[:] = [_write(out, corpus.root.resolve().name, protocol, picture=picture)]
+        if not reports:
+            # Not before the protocol is settled: a refused call changes nothing.
+            write_options(context, out / CONFIG_NAME)
+        reports[:] = [_write(out, corpus.name or corpus.root.resolve().name, protocol, picture=picture)]
 
     with progress(quiet=quiet) as tick:
         failures = run_study(
-            Study(corpus, out, chosen, seeds_asked, recipe, choice, max_fps, faces, device),
+            study,
             write,
             Listeners(
                 say=lambda line: say(line, quiet=quiet),

@@ -21,14 +21,13 @@ Seed = Annotated[int, typer.Option(help="seed of weights, order and dropout")]
 MaxFps = Annotated[
     float | None, typer.Option(help="frames a second for vision features; default: every frame")
 ]
-Faces = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|none|FILE",
-        help="auto: cut out each frame's largest face; FILE: with this YuNet model; none: whole frames or "
-        "ready crops",
-    ),
-]
+_FACES = typer.Option(
+    metavar="auto|none|FILE",
+    help="auto: cut out each frame's largest face; FILE: with this YuNet model; none: whole frames or "
+    "ready crops",
+)
+Faces = Annotated[str, _FACES]
+FacesOrAsStored = Annotated[str | None, _FACES]
 VisionFrom = Annotated[
     str | None,
     typer.Option(
@@ -37,16 +36,10 @@ VisionFrom = Annotated[
         "default: face crops where there are any",
     ),
 ]
-Epochs = Annotated[int, typer.Option(help="at most so many")]
-Patience = Annotated[int, typer.Option(help="stop after so many epochs without a better rho")]
-BatchSize = Annotated[int, typer.Option(help="clips a step")]
-LearningRate = Annotated[float, typer.Option(help="peak rate of AdamW")]
-WeightDecay = Annotated[float, typer.Option(help="decay of AdamW")]
-WarmupEpochs = Annotated[float, typer.Option(help="epochs of linear warm-up")]
-ClipValue = Annotated[float, typer.Option(help="largest absolute gradient")]
-Freeze = Annotated[list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")]
-Pad = Annotated[str, typer.Option(help="max: always 12 s; longest: the batch's longest clip")]
-Device = Annotated[str, typer.Option(help="cpu or cuda[:N]")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="processes that read clips; 0: this one alone; default: as many as pays"),
+]
 TestFolder = Annotated[
     str | None, typer.Option(help="folder of the test clips; default: test_data or test, whichever is there")
 ]

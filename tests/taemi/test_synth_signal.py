@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from taemi.assemble import assemble
-from taemi.batches import Collate, loader
+from taemi.batches import Collate, in_order, load_batches
 from taemi.checkpoint import load_system
 from taemi.choice import EncoderChoice
 from taemi.corpus import ClipRow, read_corpus
@@ -71,7 +71,7 @@ def trained(tmp_path_factory):
         store = FeatureStore(folder / "run" / "features", system.vision_encoder, system.preprocessing)
         store.extract(data.split("test"))
         rows = [*data.split("valid"), *data.split("test")]
-        batches = loader(rows, store, collate(system, modalities), 16, seed=None)
+        batches = load_batches(rows, store, collate(system, modalities), in_order(len(rows), 16))
         predicted, labels = predict(system, batches, torch.device("cpu"))
         rho = float(pearson(predicted, labels).mean())
         print(f"{'+'.join(modalities)} seed {seed}{' shuffled' if shuffled else ''}: rho {rho:.3f}")

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from taemi.assemble import assemble
-from taemi.batches import Collate, loader
+from taemi.batches import Collate, in_order, load_batches
 from taemi.checkpoint import load_system, save_checkpoint
 from taemi.choice import EncoderChoice
 from taemi.corpus import ClipRow, read_corpus
 from taemi.exportable import open_source, read_checkpoint
 from taemi.features import FeatureStore
 from taemi.recipe import Recipe
-from taemi.train import _warmup_cosine, predict, train
+from taemi.schedule import WarmupCosine
+from taemi.train import predict, train
 from taemi_runtime.errors import CheckpointError, DataError, UsageError
 from taemi_runtime.tokens import Tokenizer
 from tests.runtime.drawn_faces import Face, draw, wall, write_video
@@ -62,7 +63,7 @@ def test_the_best_checkpoint_scores_as_its_report_says(run, demo_corpus):
     system, _ = load_system(out / "best.pt")
     store = FeatureStore(out / "features", system.vision_encoder, system.preprocessing)
     rows = read_corpus(demo_corpus).split("valid")
-    batches = loader(rows, store, collate(system, pad_to_max=False), 3, seed=None)
+    batches = load_batches(rows, store, collate(system, pad_to_max=False), in_order(len(rows), 3))
     predicted, labels = predict(system, batches, torch.device("cpu"))
     with np.errstate(invalid="ignore"):
         expected = [np.corrcoef(predicted[:, column], labels[:, column])[0, 1] for column in range(6)]
@@ -74,7 +75,7 @@ def test_the_last_checkpoint_keeps_the_optimiser_as_tensors_and_plain_values(run
     out, _, _ = run
     resume = read_checkpoint(out / "last.pt")["progress"]["resume"]
     assert resume["optimiser"]["state"]
-    assert resume["schedule"]["last_epoch"] == 18
+    assert resume["step"] == 18
 
 
 def test_padding_to_twelve_seconds_gives_the_scores_of_the_longest_clip(run, demo_corpus):
@@ -84,7 +85,9 @@ def test_padding_to_twelve_seconds_gives_the_scores_of_the_longest_clip(run, dem
     rows = read_corpus(demo_corpus).split("valid")
     scores = [
         predict(
-            system, loader(rows, store, collate(system, pad_to_max=full), 4, seed=None), torch.device("cpu")
+            system,
+            load_batches(rows, store, collate(system, pad_to_max=full), in_order(len(rows), 4)),
+            torch.device("cpu"),
         )[0]
         for full in (False, True)
     ]
@@ -109,7 +112,7 @@ def test_features_of_another_encoder_are_refused(run):
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_at_zero():
-    factor = _warmup_cosine(Recipe(epochs=10, warmup_epochs=1), steps=20)
+    factor = WarmupCosine(1.0, warmup=20, total=200).rate
     assert [factor(step) for step in (0, 10, 20)] == [0.0, 0.5, 1.0]
     assert factor(110) == pytest.approx(0.5)
     assert factor(200) == pytest.approx(0.0, abs=1e-12)

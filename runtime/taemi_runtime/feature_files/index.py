@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 
 from taemi_runtime.errors import DataError
-from taemi_runtime.feature_files.layout import FORMAT, SUFFIX, VERSION, Origin
+from taemi_runtime.feature_files.layout import FORMAT, SUFFIX, TRAINING_FORMAT, VERSION, Origin
 from taemi_runtime.feature_files.reading import MAKE_ONE, read_facts
 from taemi_runtime.strict import from_plain, to_json
 
 INDEX_NAME = "index.json"
 # As much of an index is read to tell what it is; all of it for any but a large store of ours.
 _MOST_PEEKED = 1 << 16
-# Two of the keys of the index that training writes.
+# Two of the keys of the index that training wrote before its stores had a format.
 _TRAINING = {"vision_encoder", "preprocessing"}
 
 
@@ -86,8 +86,8 @@ def read_index(folder: Path) -> StoreIndex:
     if is_training_index(data):
         raise DataError(
             asked,
-            "it is a training store: it holds the waveform and the vision features of each clip, and scores "
-            "need audio, vision and text features",
+            "it is a training store: it holds the waveform and the vision features of each clip, and what it "
+            "may hold of audio and text features says nothing of a bundle's encoders",
             MAKE_ONE,
         )
     found = (data.get("format"), data.get("version")) if isinstance(data, dict) else (None, None)
@@ -120,7 +120,9 @@ def _read_entries(data: Any) -> dict[str, StoreEntry]:
 
 def is_training_index(data: Any) -> bool:
     """Return whether an index is one that training writes."""
-    return isinstance(data, dict) and set(data) >= _TRAINING and "format" not in data
+    if not isinstance(data, dict):
+        return False
+    return data.get("format") == TRAINING_FORMAT or (set(data) >= _TRAINING and "format" not in data)
 
 
 def is_index(path: Path) -> bool:
@@ -133,7 +135,8 @@ def is_index(path: Path) -> bool:
             head = stream.read(_MOST_PEEKED)
         if len(head) == _MOST_PEEKED:
             # Only the table of clips becomes as large.
-            return b'"format"' in head[:64] and FORMAT.encode() in head[:64]
+            start = head[:64]
+            return b'"format"' in start and (FORMAT.encode() in start or TRAINING_FORMAT.encode() in start)
         data = msgspec.json.decode(head)
     except (OSError, ValueError, RecursionError):
         return False

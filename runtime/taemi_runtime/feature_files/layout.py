@@ -24,7 +24,9 @@ VERSION = 1
 SUFFIX = ".safetensors"
 AUDIO, VISION, TEXT, TOKENS = "audio", "vision", "text", "text_tokens"
 WAVEFORM = "waveform"
-"""What a training store holds instead of ``audio``: sound that no encoder has seen yet."""
+"""What a training store holds: sound that no encoder has seen yet."""
+TRAINING_FORMAT = "taemi-training-features"
+"""The format of a training store and of its files."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def from_metadata(metadata: Mapping[str, str]) -> FeatureFacts:
     Raises:
         ValueError: It is of another format or version, or a value cannot be read.
     """
+    if TRAINING_FORMAT in metadata:
+        raise ValueError("it is of a training store, which says nothing of a bundle's encoders")
     if "format" not in metadata:
         return FeatureFacts()
     if metadata["format"] != FORMAT:

@@ -1,0 +1,78 @@
+"""Two processes that train together take the steps of one with twice the batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from taemi.processes import joined
+from taemi_runtime.errors import CheckpointError, TaemiError
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+def launch(corpus, out, batch_size, processes):
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        start += ["--main_process_port", "0"]
+    done = subprocess.run(
+        [*start, str(SCRIPT), str(corpus), str(out), str(batch_size)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out / "kept.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def kept(demo_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launched")
+    return folder, launch(demo_corpus, folder / "one", 6, 1), launch(demo_corpus, folder / "two", 3, 2)
+
+
+def test_losses_gradients_and_weights_are_those_of_one_process_at_twice_the_batch(kept):
+    _, one, two = kept
+    assert len(one["losses"]) == 4
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-5)
+    assert len(one["grads"]) == len(two["grads"]) == 4
+    for step, (left, right) in enumerate(zip(one["grads"], two["grads"], strict=True)):
+        for alone, shared in zip(left, right, strict=True):
+            if alone is None or shared is None:
+                # A weight that no clip needed: without a gradient alone, with zeros where it was exchanged.
+                assert all(grad is None or not grad.any() for grad in (alone, shared))
+            else:
+                torch.testing.assert_close(shared, alone, rtol=1e-4, atol=1e-5, msg=f"step {step}")
+
+
+def test_one_process_writes_and_the_state_says_how_many_there_were(kept, demo_corpus):
+    folder, _, _ = kept
+    for name in ("best.pt", "last.pt", "history.json"):
+        assert (folder / "two" / name).is_file()
+    resume = torch.load(folder / "two" / "last.pt", weights_only=True)["progress"]["resume"]
+    assert len(resume["random"]) == 2
+    assert resume["run"]["processes"] == 2
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(demo_corpus), str(folder / "two"), "3"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert CheckpointError.__name__ in done.stderr
+    assert "processes was 2 and is 1 now" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("tpu", "Give auto"), ("cuda:x", "Give auto"), ("cuda", "finds 0 CUDA devices")]
+)
+def test_devices_that_are_not_there_are_refused(device, said):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(TaemiError, match=said), joined(device):
+        pass
