@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def assemble(
     max_fps: float | None = None,
     faces: str = "none",
     tiny_folder: Path | None = None,
+    tiny: Mapping[str, Path] | None = None,
     modality_dropout: float | None = None,
 ) -> TaemiSystem:
     """Load encoders and put a fresh fusion network behind them.
@@ -42,6 +44,7 @@ def assemble(
         max_fps: Sampling rate of vision features in frames a second; ``None`` is every frame.
         faces: How frames are cropped, as in ``VisionPreprocessing.faces``.
         tiny_folder: Where tiny encoders are written; a temporary folder when ``None``.
+        tiny: Folders of tiny encoders by name; none are written then.
         modality_dropout: Chance of dropping a modality; as the variant says when ``None``.
 
     Raises:
@@ -53,7 +56,7 @@ def assemble(
         # What a loader warns of stands in the encoder's notes, too, and is said by whoever asked.
         warnings.simplefilter("ignore", UserWarning)
         if choice.base == "tiny":
-            folders = write_tiny_encoders(tiny_folder or Path(scratch), seed)
+            folders = tiny or write_tiny_encoders(tiny_folder or Path(scratch), seed)
             ids = {part: str(folder) for part, folder in folders.items()}
         else:
             ids = dict(PAPER)

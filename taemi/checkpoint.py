@@ -74,6 +74,15 @@ def save_checkpoint(path: Path, system: TaemiSystem, progress: Progress) -> None
         "fusion": _cpu(system.fusion.state_dict()),
         "progress": dict(vars(progress)),
     }
+    write_tensors(path, data)
+
+
+def write_tensors(path: Path, data: Mapping[str, Any]) -> None:
+    """Write tensors and plain values atomically, for ``torch.load(weights_only=True)``.
+
+    Raises:
+        WriteError: The disk is full, or the place cannot be written to.
+    """
     with atomic_file(path) as part:
         try:
             torch.save(data, part)

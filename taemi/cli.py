@@ -1,9 +1,10 @@
-"""``taemi``: demo, init, synth, check, extract, train, evaluate."""
+"""``taemi``: demo, init, synth, check, extract, train, ablate, evaluate."""
 
 from __future__ import annotations
 
 import typer
 
+from taemi.commands.ablate import ablate
 from taemi.commands.check import check
 from taemi.commands.demo import demo
 from taemi.commands.evaluate import evaluate
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order in which one uses them.
-for command in (demo, init, synth, check, extract, train, evaluate):
+for command in (demo, init, synth, check, extract, train, ablate, evaluate):
     # --ray may stand without a value.
     app.command(cls=ClusterCommand if command is extract else None)(command)
 

@@ -161,6 +161,7 @@ def _train(out: Path, corpus: Corpus, recipe: Recipe, log: DemoLog, quiet: bool)
             report=heard,
             warn=lambda message: say(f"  warning: {message}"),
             tick=tick,
+            workers=None,
         )
     _end(log, "train", start, f"validation rho {best.rho:.3f} in epoch {best.epoch}", quiet)
 

@@ -187,6 +187,18 @@ def write_tiny_encoders(folder: Path, seed: int) -> dict[str, Path]:
     return folders
 
 
+def tiny_encoders(folder: Path, seed: int) -> dict[str, Path]:
+    """Return the set ``tiny`` of a folder, written there the first time.
+
+    Args:
+        folder: As in ``write_tiny_encoders``.
+        seed: Seed of the weights where they are not there yet.
+    """
+    folders = {name: folder / name for name in PAPER}
+    # Each appears whole or not at all.
+    return folders if all(map(Path.is_dir, folders.values())) else write_tiny_encoders(folder, seed)
+
+
 def _save(model: PreTrainedModel, folder: Path) -> None:
     with quiet():
         model.save_pretrained(folder)

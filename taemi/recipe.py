@@ -114,7 +114,8 @@ class Recipe:
         ):
             known = get_args(values)
             value = getattr(self, name)
-            _check(value in known, f"{name} is {value!r}", f"Choose from: {', '.join(known)}")
+            option = f"--{name.replace('_', '-')}"
+            _check(value in known, f"{name} is {value!r}", f"Choose {option} {' or '.join(known)}")
 
     @property
     def kept(self) -> frozenset[str]:

@@ -56,8 +56,7 @@ class Stepper:
                 if name not in recipe.kept:
                     _checkpoint_activations(getattr(system, f"{name}_encoder").model)
         if recipe.compile:
-            # In place, so that the weights keep their names.
-            system.compile()
+            _compile(system)
         self._weights = [weight for weight in system.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self._weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -151,6 +150,19 @@ class Stepper:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+
+
+def _compile(system: TaemiSystem) -> None:
+    # A layer at a time: the layers of a stack share one compilation, and what wav2vec2 draws at random
+    # between them stays outside. In place, so that the weights keep their names.
+    for encoder in (system.audio_encoder, system.text_encoder):
+        for stack in encoder.modules():
+            # Convolutions come in stacks, too, each with a length of its own: a compilation for each of
+            # them would reach PyTorch's limit.
+            if isinstance(stack, nn.ModuleList) and len(stack) == encoder.model.config.num_hidden_layers:
+                for layer in stack:
+                    layer.compile()
+    system.fusion.compile()
 
 
 def _checkpoint_activations(model: Any) -> None:

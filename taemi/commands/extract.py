@@ -31,6 +31,7 @@ from taemi.corpus import ClipRow, Corpus, Layout, read_corpus
 from taemi.extract.transcripts import DEFAULT_ASR, Transcriber
 from taemi.store.files import clip_path
 from taemi_runtime.cluster.address import OPTION, check_address
+from taemi_runtime.cluster.shares import check_options
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.errors import UsageError
 from taemi_runtime.faces.choice import faces_name
@@ -90,6 +91,7 @@ def extract(
     parse_device(device)
     if ray is not None:
         check_address(ray)
+        check_options(device, workers)
     need_torch("extract features")
     found = read_corpus(corpus, Layout(test_folder, vision_from))
     chosen = _choose_splits(found, splits)

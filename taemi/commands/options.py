@@ -47,6 +47,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="no progress on stderr")]
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks")]
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Read a list as the command line gives it, e.g. ``audio,text``."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def corpus_notes(corpus: Corpus, faces: str) -> list[str]:
     """Return what a user should know of how a corpus is used, one sentence each.
 

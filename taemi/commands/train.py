@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from taemi.ablation.rows import row_to_train
 from taemi.choice import EncoderChoice
 from taemi.commands.config_file import Config, write_options
 from taemi.commands.options import (
@@ -25,12 +25,33 @@ from taemi.commands.options import (
     VisionId,
     Workers,
     corpus_notes,
+    names,
     need_torch,
 )
-from taemi.config import variant as named_variant
+from taemi.commands.recipe_options import (
+    Accumulation,
+    Batching,
+    BatchSize,
+    Checkpointing,
+    Clip,
+    ClipMode,
+    Compile,
+    Device,
+    Epochs,
+    Freeze,
+    Frozen,
+    LearningRate,
+    LossScale,
+    Pad,
+    Patience,
+    Precision,
+    SaveEvery,
+    WarmupEpochs,
+    WeightDecay,
+    recipe_from,
+)
 from taemi.corpus import Layout
 from taemi.data import read_data, settle_frames
-from taemi.recipe import MODALITIES, Recipe
 from taemi_runtime.console import Step, format_size, progress, say
 from taemi_runtime.errors import UsageError
 from taemi_runtime.faces.choice import faces_name
@@ -39,8 +60,6 @@ if TYPE_CHECKING:
     from taemi.reports import EpochReport
 
 CONFIG_NAME = "config.toml"
-# Processes that read batches, which keep a fast GPU fed; features are read from files, not decoded.
-_READERS = 2
 
 
 def train(
@@ -61,57 +80,37 @@ def train(
     max_fps: MaxFps = None,
     faces: FacesOrAsStored = None,
     vision_from: VisionFrom = None,
-    epochs: Annotated[int, typer.Option(help="at most so many")] = 50,
-    patience: Annotated[int, typer.Option(help="stop after so many epochs without a better rho")] = 5,
-    batch_size: Annotated[int, typer.Option(help="clips a batch, in each process")] = 32,
-    accumulation: Annotated[int, typer.Option(help="batches whose gradients make one step")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="peak rate of AdamW")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(help="decay of AdamW")] = 0.01,
-    warmup_epochs: Annotated[float, typer.Option(help="epochs of linear warm-up")] = 1.0,
-    clip: Annotated[float, typer.Option(help="largest gradient, or norm of all of them")] = 100.0,
-    clip_mode: Annotated[
-        str, typer.Option(metavar="value|norm", help="value: clip each gradient; norm: scale them together")
-    ] = "value",
-    precision: Annotated[
-        str,
-        typer.Option(metavar="auto|fp32|fp16|bf16", help="autocast; auto: fp16 on CUDA, fp32 on a CPU"),
-    ] = "auto",
-    loss_scale: Annotated[float, typer.Option(help="first scale of the loss with fp16")] = 1024.0,
+    epochs: Epochs = 50,
+    patience: Patience = 5,
+    batch_size: BatchSize = 32,
+    accumulation: Accumulation = 1,
+    learning_rate: LearningRate = 1e-4,
+    weight_decay: WeightDecay = 0.01,
+    warmup_epochs: WarmupEpochs = 1.0,
+    clip: Clip = 100.0,
+    clip_mode: ClipMode = "value",
+    precision: Precision = "auto",
+    loss_scale: LossScale = 1024.0,
     modality_dropout: Annotated[
         float | None, typer.Option(help="chance of dropping a modality; default: as the variant says")
     ] = None,
-    freeze: Annotated[
-        list[str] | None, typer.Option(help="audio or text: keep that encoder's weights")
-    ] = None,
-    frozen: Annotated[
-        bool, typer.Option("--frozen", help="keep all encoders and train on their features, made once")
-    ] = False,
+    freeze: Freeze = None,
+    frozen: Frozen = False,
     modalities: Annotated[
-        str, typer.Option(help="what the model sees, e.g. text or audio,text; the others count as missing")
-    ] = ",".join(MODALITIES),
-    pad: Annotated[
-        str, typer.Option(metavar="max|longest", help="max: always 12 s; longest: the batch's longest clip")
-    ] = "max",
-    batching: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="auto|shuffled|bucketed", help="bucketed: clips of like length; auto: with --frozen only"
+            help="what the model sees, e.g. text or audio,text; the others count as missing; default: what "
+            "the variant sees"
         ),
-    ] = "auto",
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="less memory, more time: compute activations twice")
-    ] = False,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="compile the network with torch.compile")
-    ] = False,
+    ] = None,
+    pad: Pad = "max",
+    batching: Batching = "auto",
+    checkpointing: Checkpointing = False,
+    compile: Compile = False,
     workers: Workers = None,
-    save_every: Annotated[
-        int, typer.Option(help="steps after which last.pt is written, too; 0: never")
-    ] = 200,
+    save_every: SaveEvery = 200,
     seed: Seed = 3407,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="auto: a GPU where there is one")
-    ] = "auto",
+    device: Device = "auto",
     tensorboard: Annotated[bool, typer.Option(help="write curves to OUT/tensorboard")] = True,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -121,11 +120,11 @@ def train(
     On several GPUs: accelerate launch --multi_gpu --num_processes N -m taemi.cli train ...
     """
     del config, debug
-    recipe = _recipe(context.params)
+    row = row_to_train(variant, names(modalities) if modalities is not None else None)
+    recipe = recipe_from(context.params, modalities=row.modalities)
     choice = EncoderChoice(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
-    named_variant(variant)
     need_torch("train")
     corpus = read_data(data, Layout(vision=vision_from))
     max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
@@ -145,7 +144,7 @@ def train(
         )
     step = Step("train")
     system = assemble(
-        variant,
+        row.variant,
         choice,
         seed=seed,
         max_fps=max_fps,
@@ -176,16 +175,6 @@ def train(
         )
     say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
     say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)
-
-
-def _recipe(values: dict[str, Any]) -> Recipe:
-    """Return the recipe that a command's options describe."""
-    named = {field.name: values[field.name] for field in fields(Recipe)}
-    named["freeze"] = tuple(named["freeze"] or ())
-    named["modalities"] = tuple(name.strip() for name in named["modalities"].split(",") if name.strip())
-    if named["workers"] is None:
-        named["workers"] = _READERS
-    return Recipe(**named)
 
 
 def format_epoch(report: EpochReport) -> str:

@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 
+from taemi.checkpoint import write_tensors
 from taemi.corpus import ClipRow
 from taemi.devices import torch_device
 from taemi.encoders import rebuild
@@ -26,7 +27,6 @@ from taemi.extract.transcripts import Transcriber
 from taemi.store.files import write_clip
 from taemi.store.layout import ClipFacts, MadeWith
 from taemi.store.writer import StoreWriter
-from taemi_runtime.atomic import atomic_file
 from taemi_runtime.cluster.flow import ask_one, run_stages
 from taemi_runtime.cluster.preflight import Needs, check_nodes
 from taemi_runtime.cluster.session import open_cluster
@@ -221,8 +221,7 @@ def _kept(path: Path, encoders: FeatureEncoders) -> Iterator[Path]:
         for name in _ENCODERS
         if (encoder := getattr(encoders, name)) is not None
     }
-    with atomic_file(path) as part:
-        torch.save(packed, part)
+    write_tensors(path, packed)
     try:
         yield path
     finally:

@@ -103,6 +103,11 @@ def differences(stored: MadeWith, here: MadeWith) -> str:
 
     An encoder is known by its weights, whatever it is called.
     """
+    for name in ("audio", "text"):
+        kept = [getattr(made, f"{name}_encoder") is not None for made in (stored, here)]
+        if kept[0] != kept[1]:
+            said = [f"features of the {name} encoder" if there else "none" for there in kept]
+            return f"it keeps {said[0]}, and here {said[1]} are kept (--{name}-features)"
     one, other = _without_names(stored), _without_names(here)
     if one == other:
         return ""

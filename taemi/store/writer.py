@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from taemi.corpus import ClipRow
+from taemi.corpus import SPLITS, ClipRow
 from taemi.store.files import Arrays, clip_path, write_clip
 from taemi.store.index import listed_clips, read_index, require_same
 from taemi.store.layout import INDEX_NAME, ClipFacts, MadeWith, SplitRow, StoreIndex
@@ -154,6 +154,7 @@ class StoreWriter(Closing):
     def _write_index(self) -> None:
         ordered = replace(
             self.index,
+            splits={name: self.index.splits[name] for name in SPLITS if name in self.index.splits},
             clips=dict(sorted(self.index.clips.items())),
             failures=dict(sorted(self.index.failures.items())),
         )

@@ -6,12 +6,19 @@ that everything around the model runs as it does with the real ones.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import sys
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
+import pytest
+
+from taemi_runtime.asr import recogniser
 
 RATE_HZ = 16_000
 
@@ -60,6 +67,26 @@ _OPENAI = """
             {"segments": [{"text": t, "no_speech_prob": n, "avg_logprob": p} for t, n, p in says]},
         )[1])
 """
+
+
+@contextlib.contextmanager
+def hide_recognisers(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[None]:
+    """Let no recogniser of this machine and no model in a cache be found, but stand-ins below a folder."""
+    found = importlib.util.find_spec
+    modules = ("faster_whisper", "whisper")
+
+    def find_spec(name):
+        spec = found(name)
+        fake = spec is not None and str(spec.origin).startswith(str(folder))
+        return spec if fake or name not in modules else None
+
+    monkeypatch.setattr(recogniser.importlib.util, "find_spec", find_spec)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache-home"))
+    for name in modules:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield
+    for name in modules:
+        sys.modules.pop(name, None)
 
 
 def install(site: Path, *, faster: bool = True, openai: bool = False) -> Path:

@@ -25,6 +25,7 @@ from taemi_runtime.errors import EngineError, MissingExtraError, UsageError
 from taemi_runtime.preprocessing import SpeechGate
 from tests.runtime.fake_recognisers import (
     RATE_HZ,
+    hide_recognisers,
     install,
     install_metadata,
     speech_like,
@@ -40,20 +41,8 @@ INVENTED = ("Thanks for watching!", 0.9, -0.3)
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch, tmp_path):
     """Whatever this machine has: no recogniser, empty caches."""
-    found = importlib.util.find_spec
-
-    def find_spec(name):
-        spec = found(name)
-        fake = spec is not None and str(spec.origin).startswith(str(tmp_path))
-        return spec if fake or name not in ("faster_whisper", "whisper") else None
-
-    monkeypatch.setattr(base.importlib.util, "find_spec", find_spec)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-home"))
-    for name in ("faster_whisper", "whisper"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield
-    for name in ("faster_whisper", "whisper"):
-        sys.modules.pop(name, None)
+    with hide_recognisers(monkeypatch, tmp_path):
+        yield
 
 
 @pytest.fixture

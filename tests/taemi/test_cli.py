@@ -19,7 +19,7 @@ def taemi(*arguments, cwd=None):
 def test_help_names_every_command():
     done = taemi("--help")
     assert done.returncode == 0
-    for command in ("demo", "init", "synth", "check", "train", "evaluate"):
+    for command in ("demo", "init", "synth", "check", "train", "ablate", "evaluate"):
         assert command in done.stdout
 
 
@@ -44,8 +44,13 @@ def test_init_writes_an_untrained_checkpoint_and_keeps_an_existing_one(tmp_path)
         (("train", "nowhere", "--out", "run", "--encoders", "tiny"), 1, "cannot read corpus nowhere"),
         (("train", "nowhere", "--out", "run", "--epochs", "0"), 2, "epochs is 0"),
         (("train", "nowhere", "--out", "run", "--freeze", "vision"), 2, "cannot freeze ['vision']"),
-        (("train", "nowhere", "--out", "run", "--pad", "some"), 2, "--pad max or --pad longest"),
+        (("train", "nowhere", "--out", "run", "--pad", "some"), 2, "--pad max or longest"),
         (("train", "nowhere"), 2, "--out"),
+        (
+            ("train", "x", "--out", "r", "--variant", "audio", "--modalities", "text"),
+            2,
+            "sees audio and nothing",
+        ),
         (("check", "nowhere"), 1, "cannot read corpus nowhere"),
         (("evaluate", "none.taemi", "nowhere"), 1, "cannot read corpus nowhere"),
     ],

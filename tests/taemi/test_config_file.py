@@ -118,10 +118,9 @@ def test_every_value_of_the_recipe_is_an_option_of_the_command():
     options = signature(train).parameters
     for field in fields(Recipe):
         given = options[field.name].default
-        if field.name == "freeze":
+        if field.name in ("freeze", "modalities"):
+            # As the variant says; nothing.
             assert given is None
-        elif field.name == "modalities":
-            assert tuple(given.split(",")) == field.default
         elif field.name != "workers":
             # Two processes read batches for the command; a script has none of its own.
             assert given == field.default, field.name

@@ -220,3 +220,17 @@ def test_computing_activations_twice_gives_the_same_gradients():
         grads.append([weight.grad.clone() for weight in encoder.parameters() if weight.grad is not None])
     for kept, again in zip(*grads, strict=True):
         torch.testing.assert_close(kept, again, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_compiled_network_computes_the_same_loss_and_gradients():
+    results = []
+    for recipe in (RECIPE, replace(RECIPE, compile=True)):
+        stepped = stepper(recipe)
+        stepped.system.eval()
+        seen = gradients(stepped)
+        collate, rows = clips(4)
+        results.append((float(stepped.add(collate(rows), whole(4))), seen))
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+    for name, value in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], value, rtol=1e-4, atol=1e-6, msg=name)

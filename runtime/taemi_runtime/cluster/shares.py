@@ -59,6 +59,27 @@ class Shares:
     batch: int
 
 
+def check_options(device: str, decoders: int | None) -> None:
+    """Refuse what no cluster can do, before one is joined.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        decoders: How many tasks decode at a time; ``None`` leaves it to the cluster's size.
+
+    Raises:
+        UsageError: A certain device of some machine was asked for, or nothing that decodes.
+    """
+    parse_device(device)
+    if ":" in device:
+        raise UsageError(
+            f"cannot use {device} on a cluster", "Ray deals out the machines' devices", "Give --device cuda"
+        )
+    if decoders == 0:
+        raise UsageError(
+            "cannot decode on a cluster without processes", "--workers 0", "Give --workers 1 or more"
+        )
+
+
 def deal_out(
     nodes: Sequence[Node],
     device: str,
@@ -86,15 +107,8 @@ def deal_out(
             nothing that decodes.
         DeviceError: CUDA was asked for, and no machine offers a device.
     """
+    check_options(device, decoders)
     kind, _ = parse_device(device)
-    if ":" in device:
-        raise UsageError(
-            f"cannot use {device} on a cluster", "Ray deals out the machines' devices", "Give --device cuda"
-        )
-    if decoders == 0:
-        raise UsageError(
-            "cannot decode on a cluster without processes", "--workers 0", "Give --workers 1 or more"
-        )
     cpus = sum(node.cpus for node in nodes)
     gpus = int(sum(int(node.gpus) for node in nodes))
     if kind == "cuda" and not gpus:
