@@ -98,7 +98,7 @@ class MakerRecipe:
 
     def transcriber(self) -> Transcriber:
         """Return what finds transcripts in such a process."""
-        return Transcriber(self.asr, self.preprocessing.text.speech, device=self.device, threads=self.threads)
+        return Transcriber(self.asr, device=self.device, threads=self.threads)
 
     def check_recogniser(self, rows: Sequence[ClipRow]) -> None:
         """Load the recogniser if clips need it.

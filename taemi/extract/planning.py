@@ -9,7 +9,10 @@ from taemi.corpus import ClipRow
 from taemi.extract.changes import ROLES, is_unchanged, stamps_of
 from taemi.extract.transcripts import Transcriber
 from taemi.store.layout import FROM_FILE, ClipFacts
+from taemi_runtime.crew import map_all
 from taemi_runtime.errors import DataError
+
+_COMPARED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -44,20 +47,28 @@ def make_plan(
             another recogniser.
     """
     rows = _each_once(splits)
-    todo, stale, refreshed = [], [], {}
-    for row in rows:
+
+    def compare(row: ClipRow) -> ClipFacts | None:
+        """Return what holds of a stored clip; ``None`` where it is to be extracted."""
         facts = stored.get(row.name)
-        if facts is None:
-            todo.append(row)
-            continue
+        if facts is None or not _same_words(row, facts, transcriber):
+            return None
         stamps = stamps_of(row)
-        if _same_words(row, facts, transcriber) and is_unchanged(row, facts, stamps):
-            if stamps != facts.stamps:
-                refreshed[row.name] = replace(facts, stamps=stamps)
-            continue
-        todo.append(row)
-        stale.append(row.name)
-    return Plan(tuple(rows), tuple(todo), tuple(stale), refreshed)
+        return replace(facts, stamps=stamps) if is_unchanged(row, facts, stamps) else None
+
+    # A disk over a network answers many questions at a time.
+    holds = map_all(compare, rows, _COMPARED_AT_ONCE, "taemi-compare")
+    todo = [row for row, facts in zip(rows, holds, strict=True) if facts is None]
+    return Plan(
+        tuple(rows),
+        tuple(todo),
+        tuple(row.name for row in todo if row.name in stored),
+        {
+            row.name: facts
+            for row, facts in zip(rows, holds, strict=True)
+            if facts is not None and facts != stored[row.name]
+        },
+    )
 
 
 def _each_once(splits: Mapping[str, Sequence[ClipRow]]) -> list[ClipRow]:

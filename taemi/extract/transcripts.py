@@ -21,7 +21,6 @@ class Transcriber:
 
     Args:
         asr: A recogniser, a model, both, a file or folder, or ``none``, as ``--asr`` says.
-        gate: What counts as speech.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: Threads on the CPU; 0 is every core that may be used.
     """
@@ -29,13 +28,13 @@ class Transcriber:
     def __init__(
         self,
         asr: str = NONE,
-        gate: SpeechGate | None = None,
         *,
         device: str = "auto",
         threads: int = 0,
     ) -> None:
         self.asr = asr
-        self._gate = gate or SpeechGate()
+        # What every checkpoint says, so that what is trained on is what is heard later.
+        self._gate = SpeechGate()
         self._listener = Listener(asr, device=device, threads=threads)
 
     def asr_of(self, row: ClipRow) -> str | None:

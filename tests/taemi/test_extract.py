@@ -248,6 +248,11 @@ def test_a_folder_with_other_things_is_no_store(made, system, tmp_path):
     with pytest.raises(DataError, match=r"holds other things \(notes\.txt\)"):
         run_extract(made, tmp_path, system, layout=RAW)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    # What training wrote before stores had a format.
+    old = {"vision_encoder": "0" * 64, "preprocessing": {}}
+    (tmp_path / "index.json").write_text(json.dumps(old))
+    with pytest.raises(DataError, match="of format None, version None; this taemi reads 'taemi-training-"):
+        run_extract(made, tmp_path, system, layout=RAW)
 
 
 def test_a_full_disk_ends_it_and_what_is_there_stays_whole(made, full, system, tmp_path):
