@@ -57,9 +57,7 @@ def pearson(
         flat += [f"{what} of {names[column]}" for what in constant]
     if flat and warn is not None:
         listed = ", ".join(flat)
-        warn(
-            f"{listed}: all {len(labels)} clips have one value, there is no correlation and it counts as 0"
-        )
+        warn(f"{listed}: all {len(labels)} clips have one value, there is no correlation and it counts as 0")
     return found
 
 

@@ -98,10 +98,10 @@ def test_the_papers_figures_stand_beside_ours_and_none_is_invented(done):
     table = {line["row"]: line for line in csv.DictReader((out / "ablation.csv").open())}
     assert (table["vision-anchored"]["paper_rho"], table["vision-anchored"]["paper_place"]) == (
         "0.39;0.49",
-        "Table 4;running text",
+        "Table 4;text",
     )
     assert table["text"]["paper_rho"] == ""
-    assert "0.39 (Table 4), 0.49 (running text)" in result.stdout
+    assert "0.39 (Table 4), 0.49 (text)" in result.stdout
     text = (out / "ablation.md").read_text()
     assert "synthetic" in text.splitlines()[0]
     assert "nothing about people" in text
