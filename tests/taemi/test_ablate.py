@@ -311,3 +311,10 @@ def test_a_damaged_result_is_named_with_what_to_do(tmp_path):
     (folder / RESULT_NAME).write_text("{}")
     with pytest.raises(DataError, match=f"rm -r {folder}"):
         read_results(tmp_path)
+
+
+def test_several_processes_are_told_to_take_rows_of_their_own(demo_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"2 processes were launched.*other --rows or --seeds"):
+        run(plan(demo_corpus, tmp_path, ("text",)))
+    assert not list(tmp_path.iterdir())
