@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
+import io
 from typing import TYPE_CHECKING
-
-from taemi_runtime.atomic import atomic_file
-from taemi_runtime.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_DOTS_PER_INCH = 150
+GREY = "#555555"
 
 
-def need_pictures(asked: str) -> None:
-    """Refuse where pictures cannot be drawn.
-
-    Args:
-        asked: What is to be drawn, for the message.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError(asked, "matplotlib is not installed", 'pip install "taemi[bench]"')
+def pictures_fault() -> str:
+    """Return why no picture can be drawn; empty where one can."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return ""
+    return 'there are no pictures: matplotlib is not installed. pip install "taemi[bench]"'
 
 
-@contextlib.contextmanager
-def saved_figure(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """Yield an empty figure that is written as a PNG when the block ends without an error.
-
-    Args:
-        path: The file, written atomically.
-        width: In inches.
-        height: In inches.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        WriteError: The disk is full, or the place cannot be written to.
-    """
-    need_pictures(f"cannot draw {path}")
-    # Without pyplot there is no window, no global state, and nothing to close.
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of a size in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    yield figure
-    with atomic_file(path) as part:
-        figure.savefig(part, format="png", dpi=_DOTS_PER_INCH)
+    # Not pyplot: that keeps figures, and a backend, for the whole program.
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG of 150 dots per inch."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=150)
+    return stream.getvalue()

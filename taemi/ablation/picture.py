@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taemi.ablation.figures import Report, RowFigures
 from taemi.ablation.table import corpus_mark, format_estimate
 from taemi.charts import COLOURS
-from taemi.pictures import saved_figure
+from taemi.pictures import GREY, new_figure, png
 from taemi.recipe import MODALITIES
 
 if TYPE_CHECKING:
@@ -25,34 +24,33 @@ _PAPER_MARK: dict[str, Any] = {
     "markersize": 5.5,
 }
 _BASELINE_MARK: dict[str, Any] = {**_PAPER_MARK, "marker": "s", "color": COLOURS[2]}
-_GREY = "#606060"
 # Ours stands above the line of its row and the paper's below it, so that equal figures hide no mark.
 _ABOVE, _BELOW = -0.17, 0.19
 
 
-def draw(path: Path, report: Report) -> None:
+def draw(report: Report) -> bytes:
     """Draw one line for each row of the paper's tables.
 
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        WriteError: The disk is full, or the place cannot be written to.
+    Returns:
+        A PNG.
     """
-    with saved_figure(path, width=8.5, height=1.7 + 0.4 * len(report.rows)) as figure:
-        axes = figure.add_subplot()
-        for place, row in enumerate(report.rows):
-            _draw_row(axes, place, row)
-        axes.set_yticks(range(len(report.rows)), [row.row for row in report.rows])
-        axes.set_ylim(len(report.rows) - 0.4, -0.6)
-        axes.set_xlabel("mean Pearson correlation over the outputs, validation split")
-        # Room for the figures beside the rightmost marks.
-        axes.margins(x=0.09)
-        axes.grid(axis="x", color="#e4e4e4")
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        _legend(figure)
-        title = f"Ablation on {corpus_mark(report)}; the paper's figures: Hume-Vidmimic2"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure = new_figure(8.5, 1.7 + 0.4 * len(report.rows))
+    axes = figure.subplots()
+    for place, row in enumerate(report.rows):
+        _draw_row(axes, place, row)
+    axes.set_yticks(range(len(report.rows)), [row.row for row in report.rows])
+    axes.set_ylim(len(report.rows) - 0.4, -0.6)
+    axes.set_xlabel("mean Pearson correlation over the outputs, validation split")
+    # Room for the figures beside the rightmost marks.
+    axes.margins(x=0.09)
+    axes.grid(axis="x", color="#e4e4e4")
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    _legend(figure)
+    title = f"Ablation on {corpus_mark(report)}; the paper's figures: Hume-Vidmimic2"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return png(figure)
 
 
 def _draw_row(axes: Axes, place: int, row: RowFigures) -> None:
@@ -76,7 +74,7 @@ def _draw_row(axes: Axes, place: int, row: RowFigures) -> None:
             textcoords="offset points",
             va="center",
             fontsize=8,
-            color=_GREY,
+            color=GREY,
         )
     axes.annotate(
         said,
@@ -84,7 +82,7 @@ def _draw_row(axes: Axes, place: int, row: RowFigures) -> None:
         xycoords=("axes fraction", "data"),
         va="center",
         fontsize=9,
-        color=_OURS if row.rho else _GREY,
+        color=_OURS if row.rho else GREY,
     )
 
 

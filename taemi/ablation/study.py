@@ -139,7 +139,8 @@ def run_study(study: Study, write: Callable[[Protocol], None], listeners: Listen
         raise UsageError(
             "cannot share one run of an ablation among processes",
             f"{processes} processes were launched",
-            "Start one for each GPU, with other --rows or --seeds, its own --device, and the same --out",
+            "Start one for each GPU, on a feature store (taemi extract), with other --rows or --seeds, its "
+            "own --device and the same --out",
         )
     device = torch_device(study.device)
     system = study.system(study.rows[0], ENCODER_SEED)

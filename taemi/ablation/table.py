@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taemi.ablation.figures import Estimate, Report, RowFigures
+from taemi.sheets import Sheet, format_markdown
 from taemi_runtime.atomic import write_text
 from taemi_runtime.strict import to_json
 
@@ -43,9 +44,9 @@ def write_tables(out: Path, report: Report) -> None:
     write_text(out / MARKDOWN_NAME, _markdown(report))
 
 
-def main_table(report: Report) -> str:
-    """Format a row for each row of the paper's tables as Markdown."""
-    return _table(_HEADER, [_cells(row) for row in report.rows])
+def main_sheet(report: Report) -> Sheet:
+    """Return a table with a line for each row of the paper's tables."""
+    return Sheet(f"Ablation on {corpus_mark(report)}", _HEADER, tuple(map(_cells, report.rows)))
 
 
 def corpus_mark(report: Report) -> str:
@@ -54,45 +55,41 @@ def corpus_mark(report: Report) -> str:
 
 
 def _markdown(report: Report) -> str:
-    parts = [f"# Ablation on {corpus_mark(report)}", ""]
+    parts = [f"# Ablation on {corpus_mark(report)}"]
     if report.synthetic:
-        parts += [
+        parts.append(
             "**The clips are synthetic: these figures say that the software works, and nothing about people. "
-            "The paper's are of Hume-Vidmimic2.**",
-            "",
-        ]
-    parts += [
+            "The paper's are of Hume-Vidmimic2.**"
+        )
+    parts.append(
         "Mean Pearson correlation on the validation split in the best epoch: mean over seeds ± sample "
         "standard deviation. Differences to `full` are taken seed by seed. The paper gives one figure a "
         "row, and two for `vision-anchored`, where its table and its text disagree; beside the baselines "
-        "stands what the challenge's own models reach with those modalities.",
-        "",
-        main_table(report),
-        "",
-        "## Each output",
-        "",
-        _table(
-            ("row", *report.outputs),
-            [
-                (row.row, *([f"{rho:+.3f}" for rho in row.rho_by_output] or [""] * len(report.outputs)))
-                for row in report.rows
-            ],
-        ),
-        "",
+        "stands what the challenge's own models reach with those modalities."
+    )
+    nothing = ("",) * len(report.outputs)
+    each = tuple(
+        (row.row, *(tuple(map("{:+.3f}".format, row.rho_by_output)) or nothing)) for row in report.rows
+    )
+    tables = [
+        replace(main_sheet(report), title="Rows"),
+        Sheet("Each output", ("row", *report.outputs), each),
     ]
+    parts.append(format_markdown(tables).rstrip())
     failures = [failure for row in report.rows for failure in row.failures]
     if failures:
-        parts += ["## Failed runs", ""]
-        parts += [
+        lines = [
             f"* {failure.row}, seed {failure.seed}: {failure.reason[:_REASON_SHOWN]}" for failure in failures
         ]
-        parts.append("")
-    return "\n".join([*parts, "## Protocol", "", *_protocol(report), ""])
+        parts += ["## Failed runs", "\n".join(lines)]
+    parts += ["## Protocol", "\n".join(_protocol(report))]
+    return "\n\n".join(parts) + "\n"
 
 
 def _protocol(report: Report) -> list[str]:
     clips = report.protocol.data["clips"]
-    recipe = ", ".join(f"{name} {_plain(value)}" for name, value in report.protocol.recipe.items())
+    settled = {name: value for name, value in report.protocol.recipe.items() if value is not None}
+    recipe = ", ".join(f"{name} {_plain(value)}" for name, value in settled.items())
     encoders = ", ".join(
         f"{part}: {item['name']}{' (random weights)' if item['random_weights'] else ''}"
         for part, item in report.protocol.encoders.items()
@@ -111,13 +108,11 @@ def _protocol(report: Report) -> list[str]:
 
 
 def _cells(row: RowFigures) -> tuple[str, ...]:
-    rho = format_estimate(row.rho) if row.rho else row.state
-    if row.rho and row.failures:
-        rho += f"; {len(row.failures)} failed"
+    failed = f"{len(row.failures)} failed" if row.failures else ""
     return (
         row.row,
-        str(row.rho.n) if row.rho else "",
-        rho,
+        ", ".join(filter(None, (str(row.rho.n) if row.rho else "", failed))),
+        format_estimate(row.rho) if row.rho else row.state,
         format_estimate(row.difference, sign="+") if row.difference else "",
         ", ".join(f"{item.rho:.2f} ({item.place})" for item in row.printed),
         f"{row.trained_weights:,}" if row.trained_weights is not None else "",
@@ -161,13 +156,3 @@ def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "none"
     return str(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a Markdown table whose columns stand below each other in plain text, too."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |"
-        for line in lines
-    )

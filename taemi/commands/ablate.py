@@ -51,10 +51,11 @@ from taemi.commands.recipe_options import (
 from taemi.commands.train import CONFIG_NAME, format_epoch
 from taemi.corpus import Layout
 from taemi.data import read_data, settle_frames
-from taemi.pictures import need_pictures
+from taemi.pictures import pictures_fault
+from taemi.sheets import format_sheets
+from taemi_runtime.atomic import write_bytes
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
-from taemi_runtime.errors import MissingExtraError
 from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def ablate(
     corpus = read_data(data, Layout(vision=vision_from))
     max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.ablation.study import Listeners, Study, run_study
-    from taemi.ablation.table import MARKDOWN_NAME, main_table
+    from taemi.ablation.table import MARKDOWN_NAME, main_sheet
 
     study = Study(
         corpus,
@@ -130,21 +131,24 @@ def ablate(
         tensorboard=tensorboard,
     )
     step = Step("ablate")
-    try:
-        need_pictures("the ablation gets no picture")
-        picture = True
-    except MissingExtraError as error:
-        say(f"warning: {error}")
-        picture = False
+    if fault := pictures_fault():
+        say(f"warning: {fault}")
     for note in corpus_notes(corpus, cropped):
         say(f"note: {note}", quiet=quiet)
     reports: list[Report] = []
+    warned: set[str] = set()
+
+    def warn(message: str) -> None:
+        # What is wrong with the data is wrong with it in every run.
+        if message not in warned:
+            warned.add(message)
+            say(f"warning: {message}")
 
     def write(protocol: Protocol) -> None:
         if not reports:
             # Not before the protocol is settled: a refused call changes nothing.
             write_options(context, out / CONFIG_NAME)
-        reports[:] = [_write(out, corpus.name or corpus.root.resolve().name, protocol, picture=picture)]
+        reports[:] = [_write(out, corpus.name or corpus.root.resolve().name, protocol)]
 
     with progress(quiet=quiet) as tick:
         failures = run_study(
@@ -152,12 +156,12 @@ def ablate(
             write,
             Listeners(
                 say=lambda line: say(line, quiet=quiet),
-                warn=lambda message: say(f"warning: {message}"),
+                warn=warn,
                 report=lambda report: say(f"  {format_epoch(report)}", quiet=quiet),
                 tick=tick,
             ),
         )
-    print(main_table(reports[-1]))
+    print(format_sheets([main_sheet(reports[-1])]))
     for failure in failures:
         say(f"failed: {failure.row}, seed {failure.seed}: {failure.reason}")
     say(
@@ -168,7 +172,7 @@ def ablate(
         raise typer.Exit(1)
 
 
-def _write(out: Path, corpus: str, protocol: Protocol, *, picture: bool) -> Report:
+def _write(out: Path, corpus: str, protocol: Protocol) -> Report:
     from taemi.ablation.figures import make_report
     from taemi.ablation.picture import draw
     from taemi.ablation.runs import read_failures, read_results
@@ -176,6 +180,6 @@ def _write(out: Path, corpus: str, protocol: Protocol, *, picture: bool) -> Repo
 
     report = make_report(corpus, EMOTIONS, protocol, read_results(out), read_failures(out))
     write_tables(out, report)
-    if picture:
-        draw(out / PICTURE_NAME, report)
+    if not pictures_fault():
+        write_bytes(out / PICTURE_NAME, draw(report))
     return report

@@ -57,7 +57,8 @@ def evaluate(
     from taemi.evaluate.cases import NO_CURVES
     from taemi.evaluate.files import write_figures, write_submission
     from taemi.evaluate.report import write_report
-    from taemi.evaluate.tables import format_sheets, sheets
+    from taemi.evaluate.tables import sheets
+    from taemi.sheets import format_sheets
 
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"cannot write a report to {report}", "it is a file", "Name a folder")

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taemi.charts import COLOURS
 from taemi.evaluate.cases import RATE
 from taemi.evaluate.results import Curve, Evaluation, Figures
+from taemi.pictures import GREY, new_figure, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_GREY = "#555555"
-
-
-def pictures_fault() -> str:
-    """Return why no picture can be drawn; empty where one can."""
-    if importlib.util.find_spec("matplotlib") is not None:
-        return ""
-    return 'there are no pictures: matplotlib is not installed. pip install "taemi[bench]"'
 
 
 def draw_conditions(evaluations: Sequence[Evaluation]) -> bytes:
@@ -37,7 +27,7 @@ def draw_conditions(evaluations: Sequence[Evaluation]) -> bytes:
         A PNG.
     """
     names = list(evaluations[0].figures)
-    figure = _figure(8.0, 0.9 + 0.42 * len(names) + 0.2 * len(evaluations))
+    figure = new_figure(8.0, 0.9 + 0.42 * len(names) + 0.2 * len(evaluations))
     axes = figure.subplots()
     for place, item in enumerate(evaluations):
         shift = (place - (len(evaluations) - 1) / 2) * 0.2
@@ -54,12 +44,12 @@ def draw_conditions(evaluations: Sequence[Evaluation]) -> bytes:
         )
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.axvline(0, color=_GREY, linewidth=0.8)
+    axes.axvline(0, color=GREY, linewidth=0.8)
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel(_rho_label(evaluations[0]))
     axes.set_title(_title(evaluations), loc="left", fontsize=11)
     _legend(figure, evaluations)
-    return _png(figure)
+    return png(figure)
 
 
 def draw_curves(evaluations: Sequence[Evaluation]) -> bytes:
@@ -74,7 +64,7 @@ def draw_curves(evaluations: Sequence[Evaluation]) -> bytes:
     first = evaluations[0]
     columns = min(2, len(first.curves))
     rows = math.ceil(len(first.curves) / columns)
-    figure = _figure(5.2 * columns, 3.5 * rows + 0.5)
+    figure = new_figure(5.2 * columns, 3.5 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for place, axes in enumerate(panels.flat):
         if place >= len(first.curves):
@@ -89,7 +79,7 @@ def draw_curves(evaluations: Sequence[Evaluation]) -> bytes:
             axes.set_ylabel(_rho_label(first))
     figure.suptitle(_title(evaluations), x=0.01, ha="left", fontsize=11)
     _legend(figure, evaluations)
-    return _png(figure)
+    return png(figure)
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, name: str) -> None:
@@ -109,7 +99,7 @@ def _draw_curve(axes: Axes, curve: Curve, colour: str, name: str) -> None:
     )
     axes.plot(places, means, "o-", color=colour, label=name)
     axes.axhline(clean.figures.mean, color=colour, linestyle="--", linewidth=1)
-    axes.axhline(0, color=_GREY, linewidth=0.6)
+    axes.axhline(0, color=GREY, linewidth=0.6)
     axes.set_xticks(places, [curve.kind.label(point.level) for point in ordered])
     axes.set_xlabel(curve.kind.axis)
     axes.grid(alpha=0.3)
@@ -145,16 +135,3 @@ def _legend(figure: Figure, evaluations: Sequence[Evaluation]) -> None:
     if len(evaluations) > 1:
         handles, names = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=9)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    # Not pyplot: that keeps figures, and a backend, for the whole program.
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=150)
-    return stream.getvalue()

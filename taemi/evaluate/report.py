@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taemi.evaluate.files import write_curves, write_figures, write_submission
-from taemi.evaluate.pictures import draw_conditions, draw_curves, pictures_fault
+from taemi.evaluate.pictures import draw_conditions, draw_curves
 from taemi.evaluate.results import Difference, Evaluation
-from taemi.evaluate.tables import format_markdown, sheets
+from taemi.evaluate.tables import sheets
+from taemi.pictures import pictures_fault
+from taemi.sheets import format_markdown
 from taemi_runtime.atomic import write_bytes, write_text
 
 FIGURES, TABLES, SUBMISSION = "evaluation.json", "evaluation.md", "scores.csv"

@@ -98,10 +98,10 @@ def test_the_papers_figures_stand_beside_ours_and_none_is_invented(done):
     table = {line["row"]: line for line in csv.DictReader((out / "ablation.csv").open())}
     assert (table["vision-anchored"]["paper_rho"], table["vision-anchored"]["paper_place"]) == (
         "0.39;0.49",
-        "Table 4;running text",
+        "Table 4;text",
     )
     assert table["text"]["paper_rho"] == ""
-    assert "0.39 (Table 4), 0.49 (running text)" in result.stdout
+    assert "0.39 (Table 4), 0.49 (text)" in result.stdout
     text = (out / "ablation.md").read_text()
     assert "synthetic" in text.splitlines()[0]
     assert "nothing about people" in text
@@ -311,3 +311,10 @@ def test_a_damaged_result_is_named_with_what_to_do(tmp_path):
     (folder / RESULT_NAME).write_text("{}")
     with pytest.raises(DataError, match=f"rm -r {folder}"):
         read_results(tmp_path)
+
+
+def test_several_processes_are_told_to_take_rows_of_their_own(demo_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"2 processes were launched.*other --rows or --seeds"):
+        run(plan(demo_corpus, tmp_path, ("text",)))
+    assert not list(tmp_path.iterdir())

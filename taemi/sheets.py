@@ -1,0 +1,63 @@
+"""Tables for a terminal and in Markdown, the same figures in both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+
+_WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table.
+
+    Args:
+        title: What it shows.
+        header: Names of its columns; the first one holds names, the others figures.
+        rows: Its cells.
+        notes: What is worth knowing, below it.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def format_sheets(found: Sequence[Sheet]) -> str:
+    """Format tables for a terminal of 120 columns."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    stream = io.StringIO()
+    console = Console(file=stream, width=_WIDTH)
+    for sheet in found:
+        table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
+        for place, name in enumerate(sheet.header):
+            # Headers break between words, figures never do.
+            widest = max([len(row[place]) for row in sheet.rows] + [len(word) for word in name.split()])
+            table.add_column(
+                "\n".join(wrap(name, widest)), justify="right" if place else "left", no_wrap=place > 0
+            )
+        for row in sheet.rows:
+            table.add_row(*row)
+        console.print(sheet.title, highlight=False)
+        console.print(table)
+        for note in sheet.notes:
+            console.print(note, highlight=False)
+        console.print()
+    return stream.getvalue().rstrip()
+
+
+def format_markdown(found: Sequence[Sheet]) -> str:
+    """Format tables as Markdown."""
+    parts = []
+    for sheet in found:
+        lines = [f"| {' | '.join(cells)} |" for cells in (sheet.header, *sheet.rows)]
+        lines.insert(1, f"| --- |{' ---: |' * (len(sheet.header) - 1)}")
+        parts.append("\n".join([f"## {sheet.title}", "", *lines, *(f"\n{note}" for note in sheet.notes)]))
+    return "\n\n".join(parts) + "\n"
