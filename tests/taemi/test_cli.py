@@ -19,7 +19,7 @@ def taemi(*arguments, cwd=None):
 def test_help_names_every_command():
     done = taemi("--help")
     assert done.returncode == 0
-    for command in ("demo", "init", "synth", "check", "train", "ablate", "evaluate"):
+    for command in ("demo", "init", "synth", "check", "extract", "train", "ablate", "evaluate"):
         assert command in done.stdout
 
 
