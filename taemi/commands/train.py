@@ -149,7 +149,8 @@ def train(
         seed=seed,
         max_fps=max_fps,
         faces=cropped,
-        tiny_folder=out / "encoders",
+        # Processes that write one folder at a time would take it away from each other.
+        tiny_folder=out / "encoders" if rank == 0 else None,
         modality_dropout=modality_dropout,
     )
     for note in [*encoder_notes(system), *corpus_notes(corpus, cropped)]:

@@ -68,6 +68,19 @@ def test_one_process_writes_and_the_state_says_how_many_there_were(kept, demo_co
     assert "processes was 2 and is 1 now" in done.stderr
 
 
+@pytest.mark.slow
+def test_the_command_trains_in_two_processes_and_goes_on(demo_corpus, tmp_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--main_process_port", "0", "-m", "taemi.cli", "train", str(demo_corpus)]
+    command += ["--out", str(tmp_path / "run"), "--encoders", "tiny", "--epochs", "1", "--batch-size", "3"]
+    command += ["--pad", "longest", "--max-fps", "2", "--device", "cpu", "--resume"]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("train: ") == 1, done.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"best.pt", "last.pt", "config.toml"}
+
+
 @pytest.mark.parametrize(
     ("device", "said"), [("tpu", "Give auto"), ("cuda:x", "Give auto"), ("cuda", "finds 0 CUDA devices")]
 )
