@@ -17,6 +17,7 @@ from taemi_runtime.cluster.shares import Shares
 from taemi_runtime.cluster.stages import Source
 from taemi_runtime.results import ClipFailure
 from tests.runtime.cluster_jobs import SlowReader, SlowRecipe
+from tests.runtime.cluster_processes import finish, processes_of
 from tests.runtime.tiny_clips import make_clip
 
 pytest.importorskip("ray")
@@ -108,14 +109,6 @@ def start(tmp_path, folder, bundle, out, *options):
     )
 
 
-def finish(process, code):
-    stdout, stderr = process.communicate(timeout=180)
-    assert process.returncode == code, stderr
-    assert stdout == ""
-    assert "Traceback" not in stderr
-    return stderr
-
-
 def lines(out):
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -129,25 +122,6 @@ def wait_for_lines(process, out, count):
     while process.poll() is None and written(out) < count:
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()
-
-
-def processes_of(pid):
-    """The processes below one, with what they do."""
-    parents, names = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                stat = (entry / "stat").read_text()
-                names[int(entry.name)] = (entry / "cmdline").read_text().split("\0")[0]
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    below = {pid}
-    while True:
-        more = {child for child, parent in parents.items() if parent in below} - below
-        if not more:
-            return {child: names[child] for child in below - {pid}}
-        below |= more
 
 
 def same_scores(first, second):

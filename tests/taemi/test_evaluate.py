@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from taemi.choice import EncoderChoice
 from taemi.corpus import Layout, read_corpus
 from taemi.crops import read_crops
 from taemi.data import read_data
-from taemi.evaluate import Asked, Robustness, compare, evaluate_models, evaluate_split, pictures
+from taemi.evaluate import Asked, Robustness, compare, evaluate_models, evaluate_split
 from taemi.evaluate.disturbances import add_noise, count_of, cover_frames, drop_words, generator
 from taemi.evaluate.files import write_submission
 from taemi.evaluate.reading import RowDecoder, read_rows
@@ -355,7 +356,7 @@ def test_training_names_emotions_whose_predictions_are_constant(demo_corpus, tmp
 
 def test_without_matplotlib_everything_else_is_written(found, tmp_path, monkeypatch):
     evaluations, _ = found
-    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told = write_report(tmp_path / "report", evaluations, compare(evaluations))
     assert told == ['there are no pictures: matplotlib is not installed. pip install "taemi[bench]"']
     written = sorted(path.name for path in (tmp_path / "report").iterdir())

@@ -7,7 +7,6 @@ import os
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from taemi.assemble import assemble
@@ -39,19 +38,15 @@ def store(corpus, tmp_path_factory):
 
 
 def history(run):
-    """Everything that training said, but for how long it took."""
-    return [
-        {key: value for key, value in epoch.items() if key != "seconds"}
-        for epoch in json.loads((run / "history.json").read_text())
-    ]
+    """What training came to in each epoch, but for how long it took and how much memory."""
+    kept = ("epoch", "loss", "rho", "rho_by_output", "best", "learning_rate")
+    return [{key: epoch[key] for key in kept} for epoch in json.loads((run / "history.json").read_text())]
 
 
 def test_training_on_a_store_is_training_on_its_corpus_bit_for_bit(corpus, store, tmp_path):
     made = []
     for data in (corpus, store):
         out = tmp_path / f"run{len(made)}"
-        # SpecAugment draws from it.
-        np.random.seed(7)
         system = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=4.0)
         best = train(system, read_data(data), out, RECIPE)
         made.append((history(out), best.corpus))
@@ -91,7 +86,9 @@ def test_a_clip_that_is_not_in_the_store_is_left_out_and_said_so(store, tmp_path
     said: list[str] = []
     recipe = replace(RECIPE, epochs=1)
     best = train(make_system(max_fps=4.0), read_data(copy), tmp_path / "run", recipe, warn=said.append)
-    assert said == ["clip 00003 is left out: it is not in the store: extract again"]
+    assert [message for message in said if "clip" in message.split()[0]] == [
+        "clip 00003 is left out: it is not in the store: extract again"
+    ]
     assert best.corpus == "synthetic, 5 clips of data"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from taemi.corpus import Layout
 from taemi.store.index import read_index
-from tests.runtime.test_ray import finish, processes_of
+from tests.runtime.cluster_processes import finish, processes_of
 from tests.taemi.extractions import contents, make_system, run_extract, write_small_corpus
 
 pytest.importorskip("ray")
