@@ -13,8 +13,9 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Two cores: PyTorch's and ONNX Runtime's pools must not fight, and hubs must never be asked.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Two cores: PyTorch's and ONNX Runtime's pools must not fight, nor those of two processes that share the
+# tests; and hubs must never be asked.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

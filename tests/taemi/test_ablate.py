@@ -158,6 +158,7 @@ def snapshot(out: Path):
     }
 
 
+@pytest.mark.slow
 def test_after_a_kill_finished_runs_stay_and_the_table_is_the_same(demo_corpus, tmp_path, done):
     rows = ("text", "vision")
     whole, killed = (
@@ -245,6 +246,7 @@ def test_every_row_is_a_variant_and_train_takes_each_name():
     assert chosen_seeds(("3", "1", "3")) == (3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "unseen"), [("text", ("waveform", "vision")), ("vision", ("waveform", "words"))]
 )
@@ -269,6 +271,7 @@ def test_a_baseline_never_sees_the_others(demo_corpus, tmp_path, done, row, unse
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_its_rows_failure_and_the_others_go_on(demo_corpus, tmp_path, done, monkeypatch):
     with_features_of(done, plan(demo_corpus, tmp_path, ("concat",)))
     trained = study_module.train

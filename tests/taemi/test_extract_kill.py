@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.taemi.extractions import contents, write_small_corpus
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
@@ -24,6 +27,7 @@ def test_a_store_ends_as_an_undisturbed_one_whenever_it_is_killed(tmp_path, kill
         capture_output=True,
         text=True,
         check=False,
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
@@ -38,6 +42,7 @@ def test_a_store_ends_as_an_undisturbed_one_whenever_it_is_killed(tmp_path, kill
         assert contents(stores / store) == whole
 
 
+@pytest.mark.slow
 def test_an_interrupted_extraction_ends_at_once_and_leaves_whole_files(tmp_path):
     corpus = write_small_corpus(tmp_path / "data")
     store = tmp_path / "store"

@@ -104,7 +104,7 @@ def same(left, right, path=""):
         assert left == right, path
 
 
-@pytest.mark.parametrize("cut", [(1, 4), (2, 3)])
+@pytest.mark.parametrize("cut", [pytest.param((1, 4), marks=pytest.mark.slow), (2, 3)])
 def test_a_run_that_is_cut_off_ends_with_the_bits_of_one_that_is_not(place, cut):
     folder, run = place
     name = f"cut-{cut[0]}-{cut[1]}"
@@ -115,6 +115,7 @@ def test_a_run_that_is_cut_off_ends_with_the_bits_of_one_that_is_not(place, cut)
     same(read_checkpoint(folder / "whole" / "best.pt"), read_checkpoint(folder / name / "best.pt"))
 
 
+@pytest.mark.slow
 def test_what_was_not_kept_is_done_again(place):
     folder, run = place
     recipe = replace(RECIPE, save_every=3)
@@ -138,6 +139,7 @@ def test_a_run_that_is_done_stays_as_it_is(place):
     )
 
 
+@pytest.mark.slow
 def test_workers_and_how_often_is_kept_may_change(place):
     folder, run = place
     with pytest.raises(CutError):
@@ -178,6 +180,7 @@ def test_a_damaged_state_is_refused(place):
         run("damaged", resume=True)
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_told(place):
     _, run = place
     with pytest.raises(CutError):
@@ -191,6 +194,7 @@ def test_another_number_of_threads_is_told(place):
     assert any(f"{threads} threads" in message and "last bits" in message for message in said)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_state_whole(place, monkeypatch):
     folder, run = place
     with pytest.raises(CutError):
@@ -212,7 +216,7 @@ def test_a_full_disk_leaves_the_last_state_whole(place, monkeypatch):
     same(content(folder / "whole")[0]["fusion"], content(folder / "full")[0]["fusion"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_request_to_stop_is_met_between_two_steps(place, number):
     folder, run = place
     said = []
@@ -299,11 +303,6 @@ def kill_often(corpus, out, times, seed):
         command(corpus, out, "--resume"), env=environment(), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_a_command_that_is_killed_goes_on_to_the_same_bits(demo_corpus, undisturbed, tmp_path):
-    kill_often(demo_corpus, tmp_path / "run", 2, seed=1)
-    same(content(undisturbed), content(tmp_path / "run"))
 
 
 @pytest.mark.slow

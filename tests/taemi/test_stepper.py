@@ -195,7 +195,13 @@ def test_modality_dropout_is_the_recipes_where_it_says_one():
     assert stepper(replace(RECIPE, modality_dropout=None)).system.config.modality_dropout == 0.1
 
 
-@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - {"concat-flatten"}))
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=() if name in ("full", "vision-anchored") else pytest.mark.slow)
+        for name in sorted(set(VARIANTS) - {"concat-flatten"})
+    ],
+)
 def test_every_variant_learns_from_features(variant):
     collate, rows = clips(6, variant)
     stepped = stepper(variant=variant)
