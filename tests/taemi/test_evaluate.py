@@ -271,6 +271,7 @@ def test_ready_made_features_go_straight_into_fusion(corpus_copy, demo_bundle, s
         evaluate_split(demo_bundle, ready, "test")
 
 
+@pytest.mark.slow
 def test_a_store_is_scored_as_its_corpus_by_the_encoder_that_made_it(
     demo_corpus, demo_checkpoint, demo_bundle, tmp_path
 ):

@@ -137,6 +137,7 @@ def test_wrong_arguments_get_one_clear_message(corpus, tmp_path, options, code, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_clips_without_words_are_refused_before_any_model_is_loaded(corpus, tmp_path, monkeypatch):
     copy = shutil.copytree(corpus, tmp_path / "data")
     (copy / "text" / "00003.txt").unlink()

@@ -39,6 +39,7 @@ def test_the_fusion_network_learns_and_the_encoders_stay(run):
     assert moved == {"fusion"}
 
 
+@pytest.mark.slow
 def test_no_encoder_runs_once_features_are_made(run, demo_corpus, monkeypatch):
     out, _, _ = run
 
