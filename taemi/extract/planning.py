@@ -21,13 +21,13 @@ class Plan:
 
     Args:
         rows: Every clip, once.
-        todo: Those that are to be extracted.
+        pending: Those that are to be extracted.
         stale: The names of those of them that the store has of older files.
         refreshed: Clips whose files were touched or copied and hold what they held.
     """
 
     rows: tuple[ClipRow, ...]
-    todo: tuple[ClipRow, ...]
+    pending: tuple[ClipRow, ...]
     stale: tuple[str, ...]
     refreshed: dict[str, ClipFacts]
 
@@ -58,11 +58,11 @@ def make_plan(
 
     # A disk over a network answers many questions at a time.
     holds = map_all(compare, rows, _COMPARED_AT_ONCE, "taemi-compare")
-    todo = [row for row, facts in zip(rows, holds, strict=True) if facts is None]
+    pending = [row for row, facts in zip(rows, holds, strict=True) if facts is None]
     return Plan(
         tuple(rows),
-        tuple(todo),
-        tuple(row.name for row in todo if row.name in stored),
+        tuple(pending),
+        tuple(row.name for row in pending if row.name in stored),
         {
             row.name: facts
             for row, facts in zip(rows, holds, strict=True)

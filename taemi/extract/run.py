@@ -208,7 +208,7 @@ def extract(
         plan = make_plan(splits, store.index.clips, transcriber)
         named = {name: rows for name, rows in splits.items() if name}
         failures: dict[str, str] = {}
-        with engine.ready(plan.todo, store) if plan.todo else nullcontext(_nothing) as work:
+        with engine.ready(plan.pending, store) if plan.pending else nullcontext(_nothing) as work:
             store.begin(named, plan.stale, corpus=corpus, synthetic=synthetic)
             start = time.perf_counter()
             for done, outcome in enumerate(work(), 1):
@@ -218,10 +218,10 @@ def extract(
                     for remark in outcome.remarks:
                         warn(f"clip {outcome.row.name}: {remark}")
                 if progress is not None:
-                    progress(done, len(plan.todo))
+                    progress(done, len(plan.pending))
             seconds = time.perf_counter() - start
         store.finish(failures, plan.refreshed)
-    return Extracted(len(plan.rows), len(plan.rows) - len(plan.todo), failures, seconds)
+    return Extracted(len(plan.rows), len(plan.rows) - len(plan.pending), failures, seconds)
 
 
 def _nothing() -> Iterator[Outcome]:
