@@ -34,7 +34,7 @@ def open_curves(folder: Path | None, step: int) -> Iterator[Curves]:
 
     Args:
         folder: Where; ``None`` writes nothing.
-        step: The run's steps so far: what an earlier part of it wrote beyond is hidden.
+        step: The run's steps so far: what an earlier part of it wrote beyond them is hidden.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -50,5 +50,5 @@ def open_curves(folder: Path | None, step: int) -> Iterator[Curves]:
             f"tensorboard cannot be imported: {error}",
             'pip install "taemi[train]", or give --no-tensorboard',
         ) from error
-    with SummaryWriter(str(folder), purge_step=step or None) as writer:
+    with SummaryWriter(str(folder), purge_step=step + 1 if step else None) as writer:
         yield Curves(writer)
