@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from taemi_bench.machine import judge_noise, read_activity, read_machine
 from taemi_bench.parity import RowParity, measure_parity
-from taemi_bench.report import GraphReport, Report, RowReport
+from taemi_bench.report import Report
+from taemi_bench.row_report import RowReport
 from taemi_bench.rows import PYTORCH, Row, engine_backends, engine_row, pytorch_row, tensors_to_arrays
 from taemi_bench.schedule import Schedule
+from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
 from taemi_bench.stats import Latency, ratio_per_round
 from taemi_bench.timer import Samples, Timing, describe_failure, interleave
@@ -70,14 +72,14 @@ def run_bundle(
     devices = choose_devices(device)
     threads = threads or usable_cores()
     machine = read_machine()
-    found_graphs: list[GraphReport] = []
+    found_scopes: list[ScopeReport] = []
     found_rows: list[RowReport] = []
     for name in names:
         graph, note = graph_source(source, name, source_note)
         measured = _measure_graph(
             bundle, name, chosen[name], graph, note, schedule, threads, devices, progress
         )
-        found_graphs.append(measured[0])
+        found_scopes.append(measured[0])
         found_rows += measured[1]
         if measured[0].stopped == "interrupted":
             break
@@ -91,7 +93,7 @@ def run_bundle(
         threads=threads,
         machine=machine,
         schedule=schedule,
-        graphs=tuple(found_graphs),
+        scopes=tuple(found_scopes),
         rows=tuple(found_rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -107,7 +109,7 @@ def _measure_graph(
     threads: int,
     devices: Sequence[str],
     progress: Tick | None,
-) -> tuple[GraphReport, list[RowReport]]:
+) -> tuple[ScopeReport, list[RowReport]]:
     spec = bundle.manifest.graphs[name]
     inputs = draw_inputs(spec, sizes, seed=SEED, ragged=False, poison=False)
     with _torch_settings(source, threads):
@@ -125,8 +127,10 @@ def _measure_graph(
         _report_row(row, samples, parity, _baseline(rows, timing, row))
         for row, samples, parity in zip(rows, timing.rows, parities, strict=True)
     ]
-    shared = GraphReport(
-        graph=name,
+    shared = ScopeReport(
+        name=name,
+        kind="graph",
+        includes=GRAPH_INCLUDES,
         sizes=spec.sizes(sizes),
         seed=SEED,
         inputs_sha256=digest(inputs),
@@ -203,7 +207,7 @@ def _parities(
 def _report_row(row: Row, samples: Samples, parity: RowParity | None, baseline: Samples | None) -> RowReport:
     failed = row.failed or (row.run is not None and bool(samples.why))
     report = RowReport(
-        graph=row.scope,
+        scope=row.scope,
         name=row.name,
         backend=row.backend,
         precision=row.precision,

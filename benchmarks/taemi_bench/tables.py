@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from taemi_bench.machine import Machine
-from taemi_bench.report import Report, RowReport
+from taemi_bench.report import Report
+from taemi_bench.row_report import RowReport
 from taemi_bench.stats import PERCENTS, samples_needed
 from taemi_runtime.atomic import write_text
 from taemi_runtime.console import format_size
 
 COLUMNS = (
-    "graph",
+    "scope",
     "row",
     *(f"p{percent}" for percent in PERCENTS),
     "mean",
@@ -28,9 +29,9 @@ def cells(row: RowReport) -> tuple[str, ...]:
     """Return a row's cells in the order of ``COLUMNS``; latencies in milliseconds."""
     latency = row.latency_ms
     if latency is None:
-        return (row.graph, row.name, *("-",) * len(PERCENTS), "-", _ms(row.cold_ms), "-", row.state)
+        return (row.scope, row.name, *("-",) * len(PERCENTS), "-", _ms(row.cold_ms), "-", row.state)
     return (
-        row.graph,
+        row.scope,
         row.name,
         *(_ms(getattr(latency, f"p{percent}")) for percent in PERCENTS),
         _ms(latency.mean),
@@ -50,14 +51,17 @@ def notes(report: Report) -> Iterator[str]:
     """Yield what a reader must know to judge the table, one line each."""
     yield f"on {describe_machine(report.machine)}"
     yield (
-        f"{report.threads} thread{'s' * (report.threads != 1)} for every row on the CPU; {report.scope}; "
+        f"{report.threads} thread{'s' * (report.threads != 1)} for every row on the CPU; "
         "inputs are drawn, never zeros"
     )
-    for graph in report.graphs:
-        sizes = ", ".join(f"{name} {length}" for name, length in graph.sizes.items())
-        capped = {"capped": ", stopped by the cap", "interrupted": ", interrupted"}.get(graph.stopped, "")
-        noise = f"; {graph.noise.note} meanwhile" if graph.noise.note else ""
-        yield f"{graph.graph}: {sizes}; {graph.rounds} rounds in {graph.seconds:.1f} s{capped}{noise}"
+    for includes in dict.fromkeys(scope.includes for scope in report.scopes):
+        names = ", ".join(scope.name for scope in report.scopes if scope.includes == includes)
+        yield f"{names}: {includes}"
+    for scope in report.scopes:
+        sizes = ", ".join(f"{name} {length}" for name, length in scope.sizes.items())
+        capped = {"capped": ", stopped by the cap", "interrupted": ", interrupted"}.get(scope.stopped, "")
+        noise = f"; {scope.noise.note} meanwhile" if scope.noise.note else ""
+        yield f"{scope.name}: {sizes}; {scope.rounds} rounds in {scope.seconds:.1f} s{capped}{noise}"
     latencies = [row.latency_ms for row in report.rows if row.latency_ms]
     lacking = [
         percent for percent in PERCENTS if any(getattr(item, f"p{percent}") is None for item in latencies)
@@ -85,9 +89,9 @@ def print_report(report: Report) -> None:
     for row in report.rows:
         if row.state == "not run":
             continue
-        if previous and row.graph != previous:
+        if previous and row.scope != previous:
             table.add_section()
-        previous = row.graph
+        previous = row.scope
         style = "bold red" if row.state == "failed" else None
         table.add_row(*(escape(cell) for cell in cells(row)), style=style)
     console.print(table)
@@ -127,11 +131,11 @@ def _reasons(report: Report) -> Iterator[str]:
     reasons: dict[str, list[str]] = {}
     for row in report.rows:
         if row.state == "not run":
-            reasons.setdefault(f"not run: {row.name}: {row.why}", []).append(row.graph)
+            reasons.setdefault(f"not run: {row.name}: {row.why}", []).append(row.scope)
         elif row.state == "failed":
-            reasons.setdefault(f"FAILED: {row.graph}, {row.name}: {row.why}", [])
+            reasons.setdefault(f"FAILED: {row.scope}, {row.name}: {row.why}", [])
     for reason, graphs in reasons.items():
-        everywhere = not graphs or len(graphs) == len(report.graphs)
+        everywhere = not graphs or len(graphs) == len(report.scopes)
         yield reason if everywhere else f"{reason} ({', '.join(graphs)})"
 
 

@@ -31,7 +31,7 @@ def report(bundle):
 
 
 def test_every_graph_has_pytorch_and_its_engine(report):
-    assert [(row.graph, row.name, row.state) for row in report.rows] == [
+    assert [(row.scope, row.name, row.state) for row in report.rows] == [
         ("frames", "PyTorch eager fp32", "ran"),
         ("frames", "ONNX Runtime CPU fp32", "ran"),
         ("squares", "PyTorch eager fp32", "ran"),
@@ -108,7 +108,7 @@ def test_a_damaged_engine_is_a_failed_row_and_the_rest_is_measured(tmp_path):
     path = bundle.folder / "frames.onnx"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     found = run_bundle(bundle, toy_source(), schedule=QUICK, threads=1, device="cpu")
-    states = [(row.graph, row.backend, row.state) for row in found.rows]
+    states = [(row.scope, row.backend, row.state) for row in found.rows]
     assert states == [
         ("frames", "pytorch", "ran"),
         ("frames", "onnxruntime-cpu", "failed"),
@@ -144,7 +144,7 @@ def test_sizes_reach_the_graphs_that_have_the_axis(bundle):
         threads=1,
         device="cpu",
     )
-    assert [graph.sizes for graph in found.graphs] == [{"batch": 3, "steps": 5}, {"batch": 7}]
+    assert [scope.sizes for scope in found.scopes] == [{"batch": 3, "steps": 5}, {"batch": 7}]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_does_not_exist_is_refused_before_anything_runs(bundle, options, er
 
 def test_inputs_are_the_same_for_all_runs_and_never_zeros(bundle, report):
     again = run_bundle(bundle, None, schedule=QUICK, threads=1, device="cpu")
-    assert [graph.inputs_sha256 for graph in again.graphs] == [graph.inputs_sha256 for graph in report.graphs]
+    assert [scope.inputs_sha256 for scope in again.scopes] == [scope.inputs_sha256 for scope in report.scopes]
 
 
 def test_ctrl_c_ends_with_what_was_finished(bundle):
@@ -176,8 +176,8 @@ def test_ctrl_c_ends_with_what_was_finished(bundle):
 
     found = run_bundle(bundle, toy_source(), schedule=QUICK, threads=1, device="cpu", progress=stop)
     assert found.interrupted
-    assert [graph.graph for graph in found.graphs] == ["frames"]
-    assert found.graphs[0].rounds == 3
+    assert [scope.name for scope in found.scopes] == ["frames"]
+    assert found.scopes[0].rounds == 3
     assert all(row.latency_ms.count == 3 * row.calls_per_round for row in found.rows)
 
 
@@ -186,8 +186,8 @@ def test_a_report_comes_back_as_it_was(report, tmp_path):
     write_report(path, report)
     assert read_report(path) == report
     text = path.read_text()
-    path.write_text(text.replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(DataError, match="schema is 2"):
+    path.write_text(text.replace('"schema": 2', '"schema": 3'))
+    with pytest.raises(DataError, match="schema is 3"):
         read_report(path)
     path.write_text("{}")
     with pytest.raises(DataError, match="kind"):

@@ -51,7 +51,7 @@ def measure_onnxruntime(context: Context) -> None:
             schedule=replace(SHORT, max_seconds=15.0),
             device="cuda",
         )
-        reports[name] = {"rows": to_plain(report.rows), "graph": to_plain(report.graphs[0])}
+        reports[name] = {"rows": to_plain(report.rows), "scope": to_plain(report.scopes[0])}
         context.record(graphs=reports)
         if report.failures:
             wrong = "; ".join(f"{row.name}: {row.why}" for row in report.failures)
