@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from taemi_bench.machine import judge_noise, read_activity, read_machine
-from taemi_bench.parity import RowParity, measure_parity
+from taemi_bench.machine import read_machine
+from taemi_bench.measured import Judge, Tick, measure_rows, meter
+from taemi_bench.parity import measure_parity
 from taemi_bench.report import Report
 from taemi_bench.row_report import RowReport
-from taemi_bench.rows import PYTORCH, Row, engine_backends, engine_row, pytorch_row, tensors_to_arrays
+from taemi_bench.rows import Row, engine_backends, engine_row, pytorch_row, tensors_to_arrays
 from taemi_bench.schedule import Schedule
 from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
-from taemi_bench.stats import Latency, ratio_per_round
-from taemi_bench.timer import Samples, Timing, describe_failure, interleave
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.draw import digest, draw_inputs
 from taemi_runtime.host import usable_cores
-from taemi_runtime.spec import Arrays, GraphSpec
+from taemi_runtime.spec import Array, Arrays, GraphSpec
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportGraph, ExportSource
 
 SEED = 20
-Tick = Callable[[str, int, int], None]
 
 
 def run_bundle(
@@ -114,19 +111,8 @@ def _measure_graph(
     inputs = draw_inputs(spec, sizes, seed=SEED, ragged=False, poison=False)
     with _torch_settings(source, threads):
         rows = _build_rows(bundle, name, inputs, source, source_note, threads, devices)
-        try:
-            before = read_activity()
-            timing = interleave(rows, schedule, progress=_meter(name, schedule, progress))
-            noise = judge_noise(before, read_activity(), os.cpu_count() or 1)
-            # After the timing: a row's first call ever is its cold one.
-            parities = _parities(spec, sizes, inputs, source, rows, timing)
-        finally:
-            for row in rows:
-                row.close()
-    reports = [
-        _report_row(row, samples, parity, _baseline(rows, timing, row))
-        for row, samples, parity in zip(rows, timing.rows, parities, strict=True)
-    ]
+        judge = None if source is None else _judge(spec, sizes, inputs, source)
+        measured = measure_rows(rows, schedule, judge=judge, progress=meter(name, schedule, progress))
     shared = ScopeReport(
         name=name,
         kind="graph",
@@ -134,12 +120,12 @@ def _measure_graph(
         sizes=spec.sizes(sizes),
         seed=SEED,
         inputs_sha256=digest(inputs),
-        rounds=timing.rounds,
-        seconds=timing.seconds,
-        stopped=timing.stopped,
-        noise=noise,
+        rounds=measured.rounds,
+        seconds=measured.seconds,
+        stopped=measured.stopped,
+        noise=measured.noise,
     )
-    return shared, reports
+    return shared, list(measured.rows)
 
 
 def _build_rows(
@@ -176,78 +162,17 @@ def _build_rows(
     return rows
 
 
-def _parities(
-    spec: GraphSpec,
-    sizes: Mapping[str, int],
-    inputs: Arrays,
-    source: ExportGraph | None,
-    rows: Sequence[Row],
-    timing: Timing,
-) -> list[RowParity | None]:
-    """Compare one call of each row with PyTorch's reference on the CPU."""
-    if source is None or timing.stopped == "interrupted":
-        return [None] * len(rows)
-    import torch
+def _judge(spec: GraphSpec, sizes: Mapping[str, int], inputs: Arrays, source: ExportGraph) -> Judge:
+    """Return what compares a row with PyTorch's reference on the CPU, which is computed when asked."""
 
-    tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
-    expected = tensors_to_arrays(source.reference(tensors))
-    found: list[RowParity | None] = []
-    for row, samples in zip(rows, timing.rows, strict=True):
-        if row.run is None or samples.why:
-            found.append(None)
-            continue
-        try:
-            got = row.to_arrays(row.run())
-            found.append(measure_parity(spec, sizes, inputs, got, expected, row.precision))
-        except Exception as error:
-            found.append(RowParity("", None, None, 0.0, False, describe_failure(error)))
-    return found
+    @functools.cache
+    def expected() -> dict[str, Array]:
+        import torch
 
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
+        return tensors_to_arrays(source.reference(tensors))
 
-def _report_row(row: Row, samples: Samples, parity: RowParity | None, baseline: Samples | None) -> RowReport:
-    failed = row.failed or (row.run is not None and bool(samples.why))
-    report = RowReport(
-        scope=row.scope,
-        name=row.name,
-        backend=row.backend,
-        precision=row.precision,
-        device=row.device,
-        state="failed" if failed else "not run" if row.run is None else "ran",
-        why=samples.why,
-        file=row.file,
-        versions=row.versions,
-        threads=row.threads,
-        cold_ms=samples.cold_ms,
-        warmup_calls=samples.warmup_calls,
-        calls_per_round=samples.calls_per_round,
-        latency_ms=Latency.from_values(samples.values_ms),
-        baseline=baseline.name if baseline else "",
-        times_faster=(
-            ratio_per_round(baseline.round_medians_ms, samples.round_medians_ms) if baseline else None
-        ),
-        parity_note="" if row.run is None else "no PyTorch reference was compared",
-    )
-    if parity is None:
-        return report
-    report = replace(
-        report,
-        output=parity.output,
-        max_abs=parity.max_abs,
-        mean_abs=parity.mean_abs,
-        cosine=parity.cosine,
-        parity_note=parity.note,
-    )
-    return replace(report, state="failed", why=parity.note) if parity.passed is False else report
-
-
-def _baseline(rows: Sequence[Row], timing: Timing, row: Row) -> Samples | None:
-    """Return the samples of the PyTorch row on the same device, when it ran and is not this one."""
-    if row.backend == PYTORCH:
-        return None
-    for other, samples in zip(rows, timing.rows, strict=True):
-        if other.backend == PYTORCH and other.device == row.device and samples.values_ms:
-            return samples
-    return None
+    return lambda got, precision: measure_parity(spec, sizes, inputs, got, expected(), precision)
 
 
 @contextlib.contextmanager
@@ -266,16 +191,3 @@ def _torch_settings(source: ExportGraph | None, threads: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(threads_before)
         torch.backends.cudnn.allow_tf32 = tf32_before
-
-
-def _meter(name: str, schedule: Schedule, progress: Tick | None) -> Callable[[int, float], None] | None:
-    if progress is None:
-        return None
-
-    def tick(rounds: int, seconds: float) -> None:
-        pace = seconds / rounds
-        expected = max(schedule.rounds, round(schedule.seconds / pace) if pace else 0)
-        expected = min(expected, schedule.max_rounds, round(schedule.max_seconds / pace) if pace else rounds)
-        progress(name, rounds, max(rounds, expected))
-
-    return tick

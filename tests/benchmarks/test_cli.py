@@ -62,7 +62,7 @@ def test_a_bundle_is_measured_against_the_checkpoint_that_lies_near_it(demo, plu
     done = bench("run", demo / "toy.taemi", *QUICK, "--json", report, "--markdown", table, plugins=plugins)
     assert done.returncode == 0, done.stderr
     rows = json.loads(report.read_text())["rows"]
-    assert [(row["graph"], row["backend"], row["state"]) for row in rows] == [
+    assert [(row["scope"], row["backend"], row["state"]) for row in rows] == [
         ("frames", "pytorch", "ran"),
         ("frames", "onnxruntime-cpu", "ran"),
         ("squares", "pytorch", "ran"),
