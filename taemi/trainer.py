@@ -101,8 +101,8 @@ class Trainer:
         self.stepper = Stepper(self._system, recipe, schedule, processes)
         # Each process drops other layers and modalities.
         seed_all(recipe.seed + processes.rank)
-        if kept is not None:
-            take_up(self.stepper, kept, processes)
+        if last is not None and kept is not None:
+            take_up(last, self.stepper, kept, processes)
 
     def run(self, curves: Curves, stop: StopRequests) -> Progress:
         """Train to the end, or to the step in which somebody asks for it.

@@ -174,10 +174,26 @@ def test_a_damaged_state_is_refused(place):
     torch.save(data, folder / "damaged" / "last.pt")
     with pytest.raises(CheckpointError, match="era"):
         run("damaged", resume=True)
+    for damage in (
+        lambda progress: progress["resume"].pop("run"),
+        lambda progress: progress["resume"]["run"].pop("recipe"),
+        lambda progress: progress["resume"].update(place=None),
+        lambda progress: progress["resume"]["place"].update(epoch="two"),
+        lambda progress: progress["resume"].pop("threads"),
+        lambda progress: progress["resume"].pop("optimiser"),
+        lambda progress: progress["resume"].update(random=[]),
+        lambda progress: progress["resume"]["random"][0].pop("numpy"),
+    ):
+        data = read_checkpoint(folder / "whole" / "last.pt")
+        damage(data["progress"])
+        torch.save(data, folder / "damaged" / "last.pt")
+        with pytest.raises(CheckpointError, match="The file is damaged: train again without --resume"):
+            run("damaged", resume=True)
     best = read_checkpoint(folder / "whole" / "best.pt")
-    torch.save(best, folder / "damaged" / "last.pt")
-    with pytest.raises(CheckpointError, match="no state of a training"):
-        run("damaged", resume=True)
+    for data in (best, {**best, "progress": None}):
+        torch.save(data, folder / "damaged" / "last.pt")
+        with pytest.raises(CheckpointError, match="no state of a training"):
+            run("damaged", resume=True)
 
 
 @pytest.mark.slow
