@@ -16,7 +16,7 @@ from taemi.features import open_features
 from taemi.processes import joined
 from taemi.recipe import Recipe
 from taemi.reports import Report
-from taemi.stopping import stop_requests
+from taemi.stopping import StopRequests
 from taemi.system import TaemiSystem
 from taemi.trainer import BEST_NAME, HISTORY_NAME, LAST_NAME, Trainer, TrainingError, predict
 from taemi.training_data import Tick, TrainingData, Warn, extract_split, make_collate
@@ -87,13 +87,17 @@ def train(
         splits = processes.first_alone(
             lambda: {split: extract_split(store, corpus, split, tick, warn) for split in ("train", "valid")}
         )
-        data = TrainingData(store, splits["train"], splits["valid"], make_collate(system, recipe))
-        trainer = Trainer(system, data, out, recipe, processes, report, tick)
         kind = "synthetic, " if corpus.synthetic else ""
-        described = f"{kind}{len(data.train)} clips of {corpus.name}"
-        trainer.start(described, out / LAST_NAME if resume else None, warn)
-        with (
-            open_curves(curves if processes.first else None, trainer.stepper.step) as lines,
-            stop_requests(warn) as stop,
-        ):
-            return trainer.run(lines, stop)
+        data = TrainingData(
+            store,
+            splits["train"],
+            splits["valid"],
+            make_collate(system, recipe),
+            f"{kind}{len(splits['train'])} clips of {corpus.name}",
+        )
+        stop = StopRequests(warn)
+        trainer = Trainer(
+            system, data, out, recipe, processes, stop, resume=resume, report=report, warn=warn, tick=tick
+        )
+        with open_curves(curves if processes.first else None, trainer.stepper.step) as lines, stop.heard():
+            return trainer.run(lines)

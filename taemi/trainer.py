@@ -44,7 +44,7 @@ class TrainingError(TaemiError):
 
 
 class Trainer:
-    """One run.
+    """One run: begun, or taken up where it stood.
 
     Args:
         system: Trained in place.
@@ -52,8 +52,20 @@ class Trainer:
         out: The run's folder.
         recipe: How.
         processes: This process among those that train together.
+        stop: Whether somebody asked for the end.
+        resume: Whether to go on from ``last.pt`` where there is one.
         report: Called after each epoch.
+        warn: Called with a sentence for what makes figures doubtful.
         tick: Called with (step name, done, total).
+
+    Attributes:
+        begins: Whether the run begins, and none is taken up.
+        place: Where the run stands.
+        stepper: What takes its steps.
+
+    Raises:
+        CheckpointError: ``last.pt`` is of another run, or damaged.
+        UsageError: The device cannot compute in the recipe's precision.
     """
 
     def __init__(
@@ -63,18 +75,22 @@ class Trainer:
         out: Path,
         recipe: Recipe,
         processes: Processes,
-        report: Report | None,
-        tick: Tick | None,
+        stop: StopRequests,
+        *,
+        resume: bool = False,
+        report: Report | None = None,
+        warn: Warn | None = None,
+        tick: Tick | None = None,
     ) -> None:
         self._system = system
         self._data = data
         self._out = out
         self._recipe = recipe
         self._processes = processes
-        self._stop = StopRequests()
+        self._stop = stop
         self._report = report
+        self._warn = warn
         self._tick = tick
-        self._warn: Warn | None = None
         self._plan = StepPlan(
             len(data.train),
             recipe.batch_size,
@@ -84,37 +100,32 @@ class Trainer:
             data.lengths(recipe.modalities) if recipe.buckets else None,
         )
         self._run = Run(recipe, data_digest(data.train, data.valid), processes.count)
-
-    def start(self, described: str, last: Path | None, warn: Warn | None) -> None:
-        """Begin, or go on from ``last`` where there is such a file."""
-        recipe, processes = self._recipe, self._processes
-        self._warn = warn
-        self.place = Place(Progress(trained=False, recipe=asdict(recipe), corpus=described))
-        kept = None
-        if last is not None and last.exists():
-            self.place, kept = read_place(last, self._system, self._run, processes, warn)
-        self._system.to(processes.device)
+        last = out / LAST_NAME
+        self.begins = not (resume and last.exists())
+        if self.begins:
+            self.place = Place(Progress(trained=False, recipe=asdict(recipe), corpus=data.corpus))
+        else:
+            self.place, kept = read_place(last, system, self._run, processes, warn)
+        system.to(processes.device)
         steps = self._plan.steps
         schedule = WarmupCosine(
             recipe.learning_rate, round(recipe.warmup_epochs * steps), recipe.epochs * steps
         )
-        self.stepper = Stepper(self._system, recipe, schedule, processes)
+        self.stepper = Stepper(system, recipe, schedule, processes)
         # Each process drops other layers and modalities.
         seed_all(recipe.seed + processes.rank)
-        if last is not None and kept is not None:
+        if not self.begins:
             take_up(last, self.stepper, kept, processes)
 
-    def run(self, curves: Curves, stop: StopRequests) -> Progress:
+    def run(self, curves: Curves) -> Progress:
         """Train to the end, or to the step in which somebody asks for it.
 
         Args:
             curves: Where curves are written.
-            stop: Whether somebody asked for the end.
 
         Returns:
             The record of the best epoch.
         """
-        self._stop = stop
         place, recipe = self.place, self._recipe
         while place.epoch <= recipe.epochs and place.since_best < recipe.patience:
             start = time.perf_counter()

@@ -27,12 +27,14 @@ class TrainingData:
         train: The clips to train on.
         valid: The clips to validate with.
         collate: Makes a batch of clips.
+        corpus: What the checkpoint says of them; see ``Progress``.
     """
 
     store: FeatureStore
     train: Sequence[ClipRow]
     valid: Sequence[ClipRow]
     collate: Callable[[Any], Any]
+    corpus: str = ""
 
     def load(
         self, rows: Sequence[ClipRow], indices: Sequence[Sequence[int]], *, workers: int, pin: bool
