@@ -25,7 +25,6 @@ from taemi.commands.options import (
 from taemi.config import variant as named_variant
 from taemi_runtime.console import Step, say
 from taemi_runtime.errors import CheckpointError
-from taemi_runtime.faces.choice import faces_name
 
 
 def init(
@@ -57,6 +56,7 @@ def init(
     need_torch("make a checkpoint")
     from taemi.assemble import assemble, encoder_notes
     from taemi.checkpoint import Progress, save_checkpoint
+    from taemi_runtime.faces.choice import faces_name
 
     step = Step("init")
     system = assemble(preset, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces))

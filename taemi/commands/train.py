@@ -51,10 +51,8 @@ from taemi.commands.recipe_options import (
     recipe_from,
 )
 from taemi.corpus import Layout
-from taemi.data import read_data, settle_frames
 from taemi_runtime.console import Step, format_size, progress, say
 from taemi_runtime.errors import UsageError
-from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
     from taemi.reports import EpochReport
@@ -126,6 +124,9 @@ def train(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
     need_torch("train")
+    from taemi.data import read_data, settle_frames
+    from taemi_runtime.faces.choice import faces_name
+
     corpus = read_data(data, Layout(vision=vision_from))
     max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.assemble import assemble, encoder_notes
