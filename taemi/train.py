@@ -19,7 +19,7 @@ from taemi.reports import Report
 from taemi.stopping import StopRequests
 from taemi.system import TaemiSystem
 from taemi.trainer import BEST_NAME, HISTORY_NAME, LAST_NAME, Trainer, TrainingError, predict
-from taemi.training_data import Tick, TrainingData, Warn, extract_split, make_collate
+from taemi.training_data import Tick, TrainingData, Warn, extract_split, make_collate, told_once
 
 __all__ = ["BEST_NAME", "HISTORY_NAME", "LAST_NAME", "TrainingError", "predict", "train"]
 
@@ -50,7 +50,8 @@ def train(
         out: The run's folder.
         recipe: How to train.
         report: Called after each epoch.
-        warn: Called with a sentence for each clip, or part of one, that cannot be read and is left out.
+        warn: Called with a sentence for each clip, or part of one, that cannot be read and is left out, and
+            for what makes figures doubtful; once for each sentence.
         tick: Called with (step name, done, total) within long steps.
         device: Where to train: ``auto``, ``cpu`` or ``cuda[:N]``.
         faces: The YuNet file that the system's preprocessing names by its digest, where it names one.
@@ -73,6 +74,7 @@ def train(
     with joined(device) as processes:
         if not processes.first:
             report = warn = tick = None
+        warn = told_once(warn) if warn is not None else None
         store = open_features(
             corpus,
             features or out / "features",

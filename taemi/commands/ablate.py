@@ -116,6 +116,7 @@ def ablate(
     max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.ablation.study import Listeners, Study, run_study
     from taemi.ablation.table import MARKDOWN_NAME, main_sheet
+    from taemi.training_data import told_once
 
     study = Study(
         corpus,
@@ -137,13 +138,6 @@ def ablate(
     for note in corpus_notes(corpus, cropped):
         say(f"note: {note}", quiet=quiet)
     reports: list[Report] = []
-    warned: set[str] = set()
-
-    def warn(message: str) -> None:
-        # What is wrong with the data is wrong with it in every run.
-        if message not in warned:
-            warned.add(message)
-            say(f"warning: {message}")
 
     def write(protocol: Protocol) -> None:
         if not reports:
@@ -157,7 +151,8 @@ def ablate(
             write,
             Listeners(
                 say=lambda line: say(line, quiet=quiet),
-                warn=warn,
+                # What is wrong with the data is wrong with it in every run.
+                warn=told_once(lambda message: say(f"warning: {message}")),
                 report=lambda report: say(f"  {format_epoch(report)}", quiet=quiet),
                 tick=tick,
             ),

@@ -113,6 +113,9 @@ def test_a_run_that_is_cut_off_ends_with_the_bits_of_one_that_is_not(place, cut)
     run(name, resume=True)
     same(content(folder / "whole"), content(folder / name))
     same(read_checkpoint(folder / "whole" / "best.pt"), read_checkpoint(folder / name / "best.pt"))
+    # Speed is that of the part that was trained now: the step that was cut off, and those after it.
+    report = json.loads((folder / name / "history.json").read_text())[cut[0] - 1]
+    assert report["clips_per_s"] * report["training_seconds"] == pytest.approx(12 - 3 * (cut[1] - 1))
 
 
 @pytest.mark.slow
