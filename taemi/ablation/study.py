@@ -195,9 +195,6 @@ def _run(study: Study, row: Row, seed: int, listeners: Listeners) -> Result | Fa
 
 def _train(study: Study, row: Row, seed: int, listeners: Listeners) -> Result:
     folder = run_folder(study.out, row.name, seed)
-    for part in folder.glob(".*.part"):
-        # A killed process leaves the file that it was writing, and a checkpoint is large.
-        part.unlink()
     system = study.system(row, seed)
     best = train(
         system,

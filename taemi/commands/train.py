@@ -150,16 +150,12 @@ def train(
         seed=seed,
         max_fps=max_fps,
         faces=cropped,
-        # Processes that write one folder at a time would take it away from each other.
-        tiny_folder=out / "encoders" if rank == 0 else None,
         modality_dropout=modality_dropout,
     )
     for note in [*encoder_notes(system), *corpus_notes(corpus, cropped)]:
         say(f"note: {note}", quiet=quiet)
     if resume and not (out / LAST_NAME).exists():
         say(f"note: {out} holds no {LAST_NAME} to go on from: the training begins", quiet=quiet)
-    if rank == 0:
-        write_options(context, out / CONFIG_NAME)
     with progress(quiet=quiet) as tick:
         best = run(
             system,
@@ -174,6 +170,7 @@ def train(
             workers=workers,
             resume=resume,
             curves=out / FOLDER_NAME if tensorboard else None,
+            begin=lambda: write_options(context, out / CONFIG_NAME),
         )
     say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
     say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)

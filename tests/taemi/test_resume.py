@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,13 @@ import torch
 from taemi.assemble import assemble
 from taemi.choice import EncoderChoice
 from taemi.corpus import read_corpus
+from taemi.curves import FOLDER_NAME
 from taemi.exportable import read_checkpoint
 from taemi.random_state import random_state, restore_random_state, seed_all
 from taemi.recipe import Recipe
 from taemi.system import TaemiSystem
 from taemi.train import train
-from taemi_runtime.errors import CheckpointError, WriteError
+from taemi_runtime.errors import CheckpointError, UsageError, WriteError
 
 RECIPE = Recipe(epochs=2, patience=2, batch_size=3, learning_rate=1e-3, pad="longest", save_every=1)
 
@@ -199,6 +201,31 @@ def test_a_damaged_state_is_refused(place):
             run("damaged", resume=True)
 
 
+def test_a_run_that_begins_takes_the_place_of_the_earlier_one_and_a_refused_one_changes_nothing(place):
+    folder, run = place
+    out = folder / "replaced"
+    shutil.copytree(folder / "whole", out)
+    (out / FOLDER_NAME).mkdir()
+    for name in (f"{FOLDER_NAME}/events.out.tfevents.1.host", ".last.pt.cut.part", "notes.txt"):
+        (out / name).write_text(name)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    begun = []
+    for refused, recipe, resume in (
+        (UsageError, replace(RECIPE, precision="fp16"), False),
+        (CheckpointError, replace(RECIPE, seed=1), True),
+    ):
+        with pytest.raises(refused):
+            run("replaced", recipe, resume=resume, begin=lambda: begun.append("refused"))
+        assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(CutError):
+        run("replaced", cut=(1, 1), begin=lambda: begun.append(sorted(path.name for path in out.iterdir())))
+    # Nothing is left that --resume would go on from, or that would be taken for this run's.
+    assert begun == [["notes.txt", FOLDER_NAME]]
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == [out / "notes.txt"]
+    run("replaced", resume=True)
+    same(content(folder / "whole")[0]["fusion"], content(out)[0]["fusion"])
+
+
 @pytest.mark.slow
 def test_another_number_of_threads_is_told(place):
     _, run = place
@@ -331,23 +358,44 @@ def test_a_command_that_is_killed_twenty_times_goes_on_to_the_same_bits(demo_cor
 
 
 @pytest.mark.slow
+def test_a_command_that_is_refused_leaves_the_folder_as_it_is(demo_corpus, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    done = subprocess.run(
+        command(demo_corpus, tmp_path / "run", "--resume", "--learning-rate", "0.5"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "learning_rate was 0.001 and is 0.5 now" in done.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_that_is_asked_to_stop_keeps_its_state(demo_corpus, undisturbed, tmp_path, number, code):
+def test_a_command_that_is_asked_to_stop_keeps_its_state(
+    demo_corpus, undisturbed, tmp_path, number, code, workers
+):
     out = tmp_path / "run"
     process = subprocess.Popen(
-        command(demo_corpus, out),
+        command(demo_corpus, out, "--workers", str(workers)),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not (out / "last.pt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(number)
+    # A terminal and a cluster signal the processes that read batches, too.
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "stops after this step" in said
+    assert said.count("stops after this step") == 1
     assert "Traceback" not in said
     done = subprocess.run(
         command(demo_corpus, out, "--resume"), env=environment(), capture_output=True, text=True, check=False
