@@ -179,8 +179,8 @@ def _labels(clips: Clips) -> torch.Tensor:
 
 def _leave_signals_to_the_training(worker: int) -> None:
     # Ctrl-C, and clusters that end jobs, signal the whole group of processes. What the training does about it
-    # is inherited, and would be done again here; and a worker that died of it would fail the step that is still
-    # to finish. Workers end when the loader tells them to, or is gone.
+    # is inherited, and would be done again here; and a worker that died of it would fail the step that is to
+    # finish first. Workers end when the loader tells them to, or is gone.
     del worker
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
