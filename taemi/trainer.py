@@ -199,7 +199,11 @@ class Trainer:
             )
 
     def _asked_to_stop(self) -> bool:
-        return self._processes.any(self._stop.signal is not None)
+        asked = self._processes.most(self._stop.signal or 0)
+        if asked:
+            # All of them end as the one that was asked does.
+            self._stop.signal = asked
+        return bool(asked)
 
     def _validate(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Score the validation split, each process its part of it."""

@@ -33,20 +33,21 @@ from taemi.train import TrainingError, train
 def main() -> None:
     """Train as often as it takes, in one group of processes: a second one could not meet."""
     torch.set_num_threads(1)
-    with joined("cpu") as processes:
-        taemi.train.joined = lambda _: nullcontext(processes)  # type: ignore[assignment]
-        learn(processes)
-
-
-def learn(processes: Processes) -> None:
-    """Train two epochs without dropout, and keep each step's loss and gradients."""
-    corpus, out, batch_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    # Before they meet: of processes that did transformers lets only the first one write encoders.
     made = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0, modality_dropout=0.0)
     config = replace(made.config, hidden=32, feed_forward=32, head_hidden=16)
     torch.manual_seed(1)
     system = TaemiSystem(
         config, made.audio_encoder, made.text_encoder, made.vision_encoder, made.preprocessing
     )
+    with joined("cpu") as processes:
+        taemi.train.joined = lambda _: nullcontext(processes)  # type: ignore[assignment]
+        learn(system, processes)
+
+
+def learn(system: TaemiSystem, processes: Processes) -> None:
+    """Train two epochs without dropout, and keep each step's loss and gradients."""
+    corpus, out, batch_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     # Evaluation mode has no dropout, no dropped layers and no masked spans.
     Stepper.train_mode = lambda self: self.system.eval()  # type: ignore[method-assign]
     update, kept = Stepper._update, []
