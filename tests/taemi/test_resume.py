@@ -16,16 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from taemi.assemble import assemble
-from taemi.choice import EncoderChoice
 from taemi.corpus import read_corpus
 from taemi.curves import FOLDER_NAME
 from taemi.exportable import read_checkpoint
 from taemi.random_state import random_state, restore_random_state, seed_all
 from taemi.recipe import Recipe
-from taemi.system import TaemiSystem
 from taemi.train import train
 from taemi_runtime.errors import CheckpointError, UsageError, WriteError
+from tests.taemi.small_systems import small
 
 RECIPE = Recipe(epochs=2, patience=2, batch_size=3, learning_rate=1e-3, pad="longest", save_every=1)
 
@@ -34,19 +32,11 @@ class CutError(Exception):
     """What stands for a power cut."""
 
 
-def system(hidden=32):
-    """A system whose state is written in no time."""
-    made = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0)
-    config = replace(made.config, hidden=hidden, feed_forward=32, head_hidden=16)
-    torch.manual_seed(1)
-    return TaemiSystem(config, made.audio_encoder, made.text_encoder, made.vision_encoder, made.preprocessing)
-
-
 @pytest.fixture(scope="module")
 def place(demo_corpus, tmp_path_factory):
     """A folder for runs that share their features, and a function that trains there."""
     folder = tmp_path_factory.mktemp("runs")
-    fresh = system()
+    fresh = small(max_fps=2.0)
     blank = {name: value.clone() for name, value in fresh.state_dict().items()}
     corpus = read_corpus(demo_corpus)
 
@@ -164,9 +154,10 @@ def test_another_recipe_or_other_data_are_refused_with_both_values(place, demo_c
         corpus, splits={**corpus.splits, "train": (replace(rows[0], labels=(1.0,) * 6), *rows[1:])}
     )
     with pytest.raises(CheckpointError, match="the data is another"):
-        train(system(), other, folder / "whole", RECIPE, resume=True, features=folder / "features")
+        train(small(max_fps=2.0), other, folder / "whole", RECIPE, resume=True, features=folder / "features")
     with pytest.raises(CheckpointError, match="model is another: hidden was 32 and is 64 now"):
-        train(system(64), corpus, folder / "whole", RECIPE, resume=True, features=folder / "features")
+        wider = small(hidden=64, max_fps=2.0)
+        train(wider, corpus, folder / "whole", RECIPE, resume=True, features=folder / "features")
     assert (folder / "whole" / "last.pt").read_bytes() == before
 
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_systems import small
 from torch import Tensor
 
 import taemi.train
 from taemi import trainer
-from taemi.assemble import assemble
-from taemi.choice import EncoderChoice
 from taemi.corpus import read_corpus
 from taemi.processes import Processes, joined
 from taemi.recipe import Recipe
@@ -34,12 +33,7 @@ def main() -> None:
     """Train as often as it takes, in one group of processes: a second one could not meet."""
     torch.set_num_threads(1)
     # Before they meet: of processes that did transformers lets only the first one write encoders.
-    made = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0, modality_dropout=0.0)
-    config = replace(made.config, hidden=32, feed_forward=32, head_hidden=16)
-    torch.manual_seed(1)
-    system = TaemiSystem(
-        config, made.audio_encoder, made.text_encoder, made.vision_encoder, made.preprocessing
-    )
+    system = small(max_fps=2.0, modality_dropout=0.0)
     with joined("cpu") as processes:
         taemi.train.joined = lambda _: nullcontext(processes)  # type: ignore[assignment]
         learn(system, processes)
