@@ -213,8 +213,6 @@ def test_a_run_that_begins_takes_the_place_of_the_earlier_one_and_a_refused_one_
     # Nothing is left that --resume would go on from, or that would be taken for this run's.
     assert begun == [["notes.txt", FOLDER_NAME]]
     assert sorted(path for path in out.rglob("*") if path.is_file()) == [out / "notes.txt"]
-    run("replaced", resume=True)
-    same(content(folder / "whole")[0]["fusion"], content(out)[0]["fusion"])
 
 
 @pytest.mark.slow
