@@ -255,7 +255,7 @@ def _cpu_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callabl
 
     def call() -> dict[str, Any]:
         with torch.inference_mode():
-            return _named(spec, module(*(_cast(tensors[item.name], dtype) for item in spec.inputs)))
+            return named_outputs(spec, module(*(cast(tensors[item.name], dtype) for item in spec.inputs)))
 
     return call
 
@@ -275,7 +275,7 @@ def _cuda_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callab
             begin.record()
             given = [pinned[item.name].to(row.device, non_blocking=True) for item in spec.inputs]
             up.record()
-            found = _named(spec, module(*(_cast(tensor, dtype) for tensor in given)))
+            found = named_outputs(spec, module(*(cast(tensor, dtype) for tensor in given)))
             done.record()
             enqueue_ms = (time.perf_counter() - start) * 1e3
             values = {name: value.cpu() for name, value in found.items()}
@@ -289,11 +289,13 @@ def _cuda_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callab
     return call
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of floating-point numbers in another type, and others as they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _named(spec: GraphSpec, found: Any) -> dict[str, Any]:
+def named_outputs(spec: GraphSpec, found: Any) -> dict[str, Any]:
+    """Return what a module gave, a tensor or several, by the names of the graph's outputs."""
     values = found if isinstance(found, tuple | list) else (found,)
     return {item.name: value for item, value in zip(spec.outputs, values, strict=True)}
 
