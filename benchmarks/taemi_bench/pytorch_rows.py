@@ -16,6 +16,7 @@ import copy
 import functools
 import importlib.util
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -121,9 +122,11 @@ def _opener(graph: ExportGraph, inputs: Arrays, mode: _Mode) -> Callable[[Row], 
         if mode.compile:
             require_compiler(row.device)
         start = time.perf_counter()
-        module = _module(graph, row)
+        module: Any = _module(graph, row)
         if mode.compile:
             module = compile_module(module, mode.compile)
+            if row.device != "cpu":
+                module = _in_steps(module)
             row.close = _forget_compiled
         call = _cpu_call if row.device == "cpu" else _cuda_call
         bind = functools.partial(call, graph.spec, module, row)
@@ -182,11 +185,13 @@ def fresh_compile_cache() -> Iterator[None]:
     Processes that are started within share the cache, so that they find what was compiled here.
     """
     before = {name: os.environ.get(name) for name in _CACHES}
+    _clear_compiler()
     with tempfile.TemporaryDirectory(prefix="taemi-bench-", ignore_cleanup_errors=True) as folder:
         os.environ.update(dict.fromkeys(_CACHES, folder))
         try:
             yield
         finally:
+            _clear_compiler()
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
@@ -271,7 +276,6 @@ def _cuda_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callab
     def call() -> dict[str, Any]:
         start = time.perf_counter()
         with torch.inference_mode(), torch.cuda.device(row.device):
-            torch.compiler.cudagraph_mark_step_begin()
             begin.record()
             given = [pinned[item.name].to(row.device, non_blocking=True) for item in spec.inputs]
             up.record()
@@ -289,6 +293,17 @@ def _cuda_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callab
     return call
 
 
+def _in_steps(module: Any) -> Callable[..., Any]:
+    """Return a module's call that begins a step each time: outputs in CUDA graphs live until the next."""
+    import torch
+
+    def call(*tensors: torch.Tensor) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return module(*tensors)
+
+    return call
+
+
 def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return a tensor of floating-point numbers in another type, and others as they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -298,6 +313,13 @@ def named_outputs(spec: GraphSpec, found: Any) -> dict[str, Any]:
     """Return what a module gave, a tensor or several, by the names of the graph's outputs."""
     values = found if isinstance(found, tuple | list) else (found,)
     return {item.name: value for item, value in zip(spec.outputs, values, strict=True)}
+
+
+def _clear_compiler() -> None:
+    """Let the compiler forget what it knows of a folder, headers that it compiled there among it."""
+    utils = sys.modules.get("torch._inductor.utils")
+    if utils is not None:
+        utils.clear_caches()
 
 
 def _forget_compiled() -> None:

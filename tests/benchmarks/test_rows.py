@@ -190,6 +190,19 @@ def test_pytorch_settings_come_back(monkeypatch):
 
 
 @pytest.mark.slow
+def test_compiled_rows_are_measured_again_and_again_in_one_process(bundle):
+    choice = RowChoice(rows=("compiled", "max-autotune", "eager fp32"))
+    for _ in range(2):
+        found = run_bundle(
+            bundle, toy_source(), schedule=QUICK, device="cpu", threads=1, choice=choice, memory_seconds=100
+        )
+        ran = [row for row in found.rows if row.state == "ran"]
+        assert [row.name for row in ran] == [CPU_ROWS[0], CPU_ROWS[2], CPU_ROWS[4]] * 2
+        assert all(row.max_abs < 1e-5 and row.rho > 0.999 for row in ran)
+        assert all(row.load_ms > row.cold_ms for row in ran if row.load_ms is not None)
+
+
+@pytest.mark.slow
 def test_a_compiled_row_compiles_while_it_is_opened_and_never_again(ways):
     from torch._dynamo.utils import counters
 
