@@ -93,7 +93,7 @@ def run(
     from taemi_bench.pytorch_rows import COMPILED
     from taemi_bench.report import write_report
     from taemi_bench.rows import RowChoice
-    from taemi_bench.run import run_bundle
+    from taemi_bench.run import check_choice, run_bundle
     from taemi_bench.schedule import default_schedule
     from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
     from taemi_bench.tables import print_report, write_markdown
@@ -109,7 +109,7 @@ def run(
     # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
     names = choose_graphs(opened, graph or ())
     choose_sizes({name: opened.manifest.graphs[name] for name in names}, sizes)
-    choose_devices(device)
+    check_choice(opened, names, choose_devices(device), choice)
     source, why = open_checkpoint(bundle, opened.manifest, checkpoint)
     if source is None:
         say(f"no PyTorch rows: {why}", quiet=quiet)
