@@ -55,7 +55,13 @@ def run(
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything, samples included.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as Markdown.")
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each row and sweep point.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one self-contained page with pictures.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
@@ -68,11 +74,11 @@ def run(
     del debug
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
-    from taemi_bench.report import write_report
+    from taemi_bench.outputs import Outputs
     from taemi_bench.run import run_bundle
     from taemi_bench.schedule import Schedule
     from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
-    from taemi_bench.tables import print_report, write_markdown
+    from taemi_bench.tables import print_report
     from taemi_runtime.bundle import Bundle
 
     schedule = Schedule(
@@ -81,9 +87,8 @@ def run(
         max_rounds=max(rounds, Schedule.max_rounds),
         max_seconds=max(seconds, max_seconds),
     )
-    for path in (json_file, markdown):
-        if path is not None and path.is_dir():
-            raise UsageError(f"cannot write {path}", "it is a folder", "Name a file")
+    outputs = Outputs(json=json_file, markdown=markdown, csv=csv_file, html=html)
+    outputs.check()
     opened = Bundle.open(bundle)
     # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
     names = choose_graphs(opened, graph or ())
@@ -104,14 +109,12 @@ def run(
             device=device,
             progress=tick,
         )
-    print_report(report)
-    if json_file is not None:
-        write_report(json_file, report)
-    if markdown is not None:
-        write_markdown(markdown, report)
-    for path in (json_file, markdown):
-        if path is not None:
+    try:
+        # Before the table, which a closed pipe may stop.
+        for path in outputs.write(report):
             say(f"written: {path}", quiet=quiet)
+    finally:
+        print_report(report)
     if report.interrupted:
         raise typer.Exit(130)
     if report.failures or all(row.state == "not run" for row in report.rows):
