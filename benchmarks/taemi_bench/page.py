@@ -86,7 +86,7 @@ def _fastest(report: Report) -> list[str]:
     found = []
     for scope in report.scopes:
         rows = [
-            (row.latency_ms.mean if row.latency_ms.p50 is None else row.latency_ms.p50, row)
+            (row.latency_ms.typical, row)
             for row in report.rows
             if row.scope == scope.name
             and row.state == "ran"
@@ -162,7 +162,7 @@ def _medians(row: RowReport) -> dict[str, float]:
         "compute": row.split.compute_ms,
         "device to host": row.split.device_to_host_ms,
     }
-    return {name: part.mean if part.p50 is None else part.p50 for name, part in parts.items()}
+    return {name: part.typical for name, part in parts.items()}
 
 
 def _machine(report: Report) -> str:

@@ -10,7 +10,6 @@ from taemi.pictures import GREY, new_figure
 from taemi_bench.row_report import RowReport
 from taemi_bench.rows import PYTORCH
 from taemi_bench.scope_report import SweepPoint, SweepReport
-from taemi_bench.stats import Latency
 from taemi_bench.tables import row_name, typical_ms
 
 if TYPE_CHECKING:
@@ -77,9 +76,9 @@ def draw_growth(sweep: SweepReport) -> Figure | None:
         timed = [(value, item.latency_ms) for value, item in found if item.latency_ms is not None]
         # Too few calls for a median are a hollow mark at their mean.
         for kind, chosen in (("full", True), ("none", False)):
-            at = [(x, _typical(item)) for x, item in timed if (item.p50 is not None) == chosen]
+            at = [(x, item.typical) for x, item in timed if (item.p50 is not None) == chosen]
             panels[0].plot(*_columns(at), linestyle="", fillstyle=kind, markersize=6, **style)
-        panels[0].plot(*_columns([(x, _typical(item)) for x, item in timed]), color=style["color"])
+        panels[0].plot(*_columns([(x, item.typical) for x, item in timed]), color=style["color"])
         high = [(x, item.p50, item.p90) for x, item in timed if item.p50 is not None and item.p90 is not None]
         if high:
             panels[0].fill_between(*_columns(high, 3), color=style["color"], alpha=0.15, linewidth=0)
@@ -112,7 +111,7 @@ def draw_conditions(sweep: SweepReport) -> Figure | None:
             latency = columns.get(name)
             if latency is not None:
                 style = _style(place)
-                axes.plot(_typical(latency), line, markersize=7, alpha=0.85, **style)
+                axes.plot(latency.typical, line, markersize=7, alpha=0.85, **style)
     _scale(axes, "x")
     _row_legend(figure, names)
     return figure
@@ -134,7 +133,7 @@ def draw_error(rows: Sequence[RowReport]) -> Figure | None:
     floor = min(above) / 10
     for place, (_, latency, error) in enumerate(found):
         style = _style(place)
-        axes.plot(_typical(latency), max(error, floor), linestyle="", markersize=9, **style)
+        axes.plot(latency.typical, max(error, floor), linestyle="", markersize=9, **style)
     axes.set_yscale("log")
     axes.set_ylim(floor / 3, max(above) * 4)
     if any(error == 0 for _, _, error in found):
@@ -278,13 +277,9 @@ def _names(points: Sequence[SweepPoint]) -> list[str]:
     )
 
 
-def _typical(latency: Latency) -> float:
-    return latency.mean if latency.p50 is None else latency.p50
-
-
 def _rho_line(points: Sequence[SweepPoint], name: str) -> list[tuple[float, float, str]]:
     return [
-        (_typical(item.latency_ms), item.rho, point.label)
+        (item.latency_ms.typical, item.rho, point.label)
         for point in points
         for item in point.rows
         if item.name == name and item.rho is not None and item.latency_ms is not None

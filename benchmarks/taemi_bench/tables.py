@@ -37,14 +37,14 @@ COST_COLUMNS = (
     "share of floor",
 )
 # A pipe has no width, and lines that are cut are useless; nor is a table readable below this.
-_PIPE_WIDTH, _LEAST_WIDTH = 200, 120
+PIPE_WIDTH, LEAST_WIDTH = 200, 120
 
 
 def print_report(report: Report) -> None:
     """Print a report on stdout."""
-    width = shutil.get_terminal_size((_PIPE_WIDTH, 0)).columns
+    width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
     print(heading(report), end="\n\n")
-    print(format_sheets(sheets(report), width=max(width, _LEAST_WIDTH)), end="\n\n")
+    print(format_sheets(sheets(report), width=max(width, LEAST_WIDTH)), end="\n\n")
     for note in notes(report):
         print(note)
 
