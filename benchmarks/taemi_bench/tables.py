@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from taemi.sheets import Sheet, format_markdown, format_sheets
@@ -66,7 +67,7 @@ def sheets(report: Report) -> list[Sheet]:
     shown = [row for row in report.rows if row.state != "not run"]
     found = [
         Sheet("Latency, ms", LATENCY_COLUMNS, tuple(map(cells, shown)), names=2),
-        Sheet("Accuracy and cost", COST_COLUMNS, tuple(map(cost_cells, shown)), names=2),
+        filled(Sheet("Accuracy and cost", COST_COLUMNS, tuple(map(cost_cells, shown)), names=2)),
         _splits(shown),
         *(_stages(scope, shown) for scope in report.scopes),
         *(sheet for sweep in report.sweeps for sheet in _sweep(sweep)),
@@ -101,6 +102,17 @@ def cost_cells(row: RowReport) -> tuple[str, ...]:
         *("-" if size is None else format_size(size) for size in sizes),
         "-" if row.floor is None else f"{100 * row.floor.share:.0f} %",
     )
+
+
+def filled(sheet: Sheet) -> Sheet:
+    """Return a table without the figures that no row has."""
+    kept = [
+        place
+        for place in range(len(sheet.header))
+        if place < sheet.names or any(row[place] != "-" for row in sheet.rows)
+    ]
+    rows = tuple(tuple(row[place] for place in kept) for row in sheet.rows)
+    return replace(sheet, header=tuple(sheet.header[place] for place in kept), rows=rows)
 
 
 def row_name(row: RowReport) -> str:
