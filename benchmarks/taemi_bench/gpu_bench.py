@@ -2,7 +2,7 @@
 
 Never executed on a GPU so far. One command that makes what is missing (an untrained checkpoint of published
 size, its bundle, its plans), measures every row on the GPU against PyTorch there, and writes
-``gpu-<model>.json`` with its Markdown, CSV and page. What is there already is kept: a second call only measures.
+``gpu-<model>.json`` with its Markdown, CSV and page. What is there is kept: a second call measures only.
 
 Exit code: 0 every row that can run ran, 1 there is no GPU, or something failed.
 """
