@@ -146,9 +146,10 @@ def _stages(report: Report) -> list[str]:
     parts = []
     for scope in report.scopes:
         rows = _of(report, scope.name)
-        staged = [(row.name, row.stages_ms) for row in rows if row.stages_ms]
+        timed = [(row, row.latency_ms) for row in rows if row.latency_ms is not None]
+        staged = [(row.name, row.stages_ms, call) for row, call in timed if row.stages_ms]
         parts += _figure(draw_stages(staged), f"stages of {scope.name}", f"{scope.name}: {scope.includes}.")
-        split = [(row.name, _medians(row)) for row in rows if row.split is not None]
+        split = [(row.name, _medians(row), call) for row, call in timed if row.split is not None]
         title = f"{scope.name}: copies and computation on the GPU, by CUDA events"
         parts += _figure(draw_stages(split), title, f"{title}.")
     return parts

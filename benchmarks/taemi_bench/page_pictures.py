@@ -10,6 +10,7 @@ from taemi.pictures import GREY, new_figure
 from taemi_bench.row_report import RowReport
 from taemi_bench.rows import PYTORCH
 from taemi_bench.scope_report import SweepPoint, SweepReport
+from taemi_bench.stats import Latency
 from taemi_bench.tables import row_name, typical_ms
 
 if TYPE_CHECKING:
@@ -183,13 +184,15 @@ def draw_floor(rows: Sequence[RowReport]) -> Figure | None:
     return figure
 
 
-def draw_stages(stages: Sequence[tuple[str, Mapping[str, float]]]) -> Figure | None:
-    """Draw stacked bars of milliseconds.
+def draw_stages(stages: Sequence[tuple[str, Mapping[str, float], Latency]]) -> Figure | None:
+    """Draw the stages of rows end to end, and how long a whole call took.
+
+    Stages that run beside one another add up to more than the call, and what no stage holds makes them less.
 
     Args:
-        stages: A row's name and its stages, each with its median.
+        stages: A row's name, the median milliseconds of its stages, and its whole calls.
     """
-    names = list(dict.fromkeys(stage for _, found in stages for stage in found))
+    names = list(dict.fromkeys(stage for _, found, _ in stages for stage in found))
     if not names:
         return None
     from matplotlib.patches import Patch
@@ -199,15 +202,18 @@ def draw_stages(stages: Sequence[tuple[str, Mapping[str, float]]]) -> Figure | N
         name: {"facecolor": COLOURS[index % len(COLOURS)], "hatch": "///" if index >= len(COLOURS) else None}
         for index, name in enumerate(names)
     }
-    figure, axes = _lines([name for name, _ in stages], "ms, medians of each stage", extra=len(names) / 12)
-    for place, (_, found) in enumerate(stages):
+    figure, axes = _lines([name for name, _, _ in stages], "ms, medians", extra=len(names) / 12)
+    for place, (_, found, call) in enumerate(stages):
         left = 0.0
         for name in names:
             if name in found:
-                axes.barh(place, found[name], 0.62, left, edgecolor="white", **styles[name])
+                axes.barh(place, found[name], 0.55, left, edgecolor="white", **styles[name])
                 left += found[name]
-        _beside(axes, place, f"{left:.3g} ms")
-    marks = [Patch(label=name, edgecolor="white", **styles[name]) for name in names]
+        axes.plot([call.typical] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2.5)
+        _beside(axes, place, f"{typical_ms(call)} ms")
+    axes.set_xlim(left=0)
+    marks: list[Any] = [Patch(label=name, edgecolor="white", **styles[name]) for name in names]
+    marks.append(_mark("|", "black", "the whole call"))
     figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
