@@ -188,9 +188,8 @@ def test_points_of_a_sweep_are_compared_too():
 
 
 def work():
-    values = np.ones((96, 96), dtype=np.float32)
-    for _ in range(4):
-        values = values @ values * 1e-2
+    values = np.ones((64, 64), dtype=np.float32)
+    values @ values
 
 
 def slowed():
@@ -206,7 +205,7 @@ def timed():
         Row(name, "pytorch" if name == TORCH else "toy", "fp32", "a", "cpu", run=call)
         for name, call in calls.items()
     ]
-    schedule = Schedule(rounds=40, seconds=0, warmup_seconds=0.01, settle_seconds=0.001, block_calls=3)
+    schedule = Schedule(rounds=40, seconds=0, warmup_seconds=0.01, settle_seconds=0.001)
     measured = measure_rows(rows, schedule, judge=None)
     return {item.name: item for item in measured.rows}
 
@@ -218,8 +217,9 @@ def as_report(timed, name):
 def test_a_backend_slowed_by_a_sleep_of_2_ms_is_2_ms_slower_and_flagged(timed):
     found = verdict(as_report(timed, "first"), as_report(timed, "slowed"))
     assert found.verdict == "slower"
-    # A sleep is at least as long as asked for, and ends late on a busy machine.
-    assert 1.9 < found.after_ms - found.before_ms < 6
+    assert found.after_ms - found.before_ms > 1.9
+    # The fastest calls, as a busy machine ends most sleeps late.
+    assert timed["slowed"].latency_ms.min - timed["first"].latency_ms.min == pytest.approx(2.0, abs=0.5)
     assert any(
         "REGRESSION" in line
         for line in notes(compare_reports(as_report(timed, "first"), as_report(timed, "slowed")))
