@@ -24,7 +24,7 @@ from taemi_runtime.errors import EngineError, UsageError
 from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, device_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
-from taemi_runtime.stopwatch import count_device_ms
+from taemi_runtime.stopwatch import SplitMs, count_device_ms
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class EngineInfo:
             ``{"x": "float16"}``; callers may give float32 or that.
         outputs: Dtypes of the outputs that it computes otherwise than the GraphSpec says; on the host they
             are as the GraphSpec says, on a device as they were computed.
+        tf32: Whether float32 products may be rounded to TF32; ``None`` where the device has none.
     """
 
     path: str
@@ -56,6 +57,7 @@ class EngineInfo:
     threads: int = 0
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    tf32: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class EngineOptions:
             further ones wait.
         cuda_graphs: Whether calls are captured into CUDA graphs where that is possible.
         gpu_memory_bytes: How much device memory ONNX Runtime's arena may take; 0 is as much as there is.
+        split_times: Whether calls of a TensorRT plan note how long copies and computing took apart; it costs
+            two more events in every call.
 
     Raises:
         UsageError: ``contexts`` is below 1, or ``gpu_memory_bytes`` below 0.
@@ -83,6 +87,7 @@ class EngineOptions:
     contexts: int = 4
     cuda_graphs: bool = True
     gpu_memory_bytes: int = 0
+    split_times: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("contexts", 1), ("gpu_memory_bytes", 0)):
@@ -122,6 +127,16 @@ class Engine(Closing):
         On the device, by its own events, where the backend records them; else by the clock.
         """
         return getattr(self._mine, "run_ms", 0.0)
+
+    @property
+    def last_split(self) -> SplitMs | None:
+        """Where this thread's last call spent its time; ``None`` unless ``split_times`` was asked for."""
+        return getattr(self._mine, "split", None)
+
+    @property
+    def captures(self) -> bool:
+        """Whether calls are captured into CUDA graphs."""
+        return False
 
     @property
     def pool(self) -> Pool | None:
@@ -177,26 +192,16 @@ class Engine(Closing):
         self._mine.run_ms = wall_ms if device_ms is None else device_ms
         return outputs
 
-    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str]) -> str:
         """Return why an input is not taken from a device; empty where it is.
 
         Args:
             name: The input.
             dtype: Its element type there.
             devices: Where it lies.
-            entries: How many arrays it is put together from, one for each entry of axis 0.
         """
-        del name, dtype, entries
+        del name, dtype
         return f"{self.info.backend} takes its inputs from the host, not from {', '.join(devices)}"
-
-    def why_not_keep(self, clips: int) -> str:
-        """Return why outputs of calls that several clips may share cannot stay in an array for each.
-
-        Args:
-            clips: How many clips; 1 where no call is shared.
-        """
-        del clips
-        return ""
 
     def dtype_of(self, item: InputSpec | OutputSpec) -> np.dtype[Any]:
         """Return the element type in which an input is taken, or an output computed, on the device."""
@@ -228,14 +233,15 @@ class Engine(Closing):
         """Bring inputs to the host that cannot be taken from where they lie; return all, and what stays."""
         for name, given in resident.items():
             check_cover(self.spec, name, given)
-            if why := self.why_not_from(name, given.dtype, given.devices, entries=len(given.parts)):
+            if why := self.why_not_from(name, given.dtype, given.devices):
                 say_by_host(f"{self.spec.name}.{name}", why)
                 inputs = {**inputs, name: given.numpy()}
         return inputs, device_inputs(inputs)
 
-    def _note_device_ms(self, ms: float) -> None:
-        """Note how long this thread's call took by the device's own events."""
+    def _note_device_ms(self, ms: float, split: SplitMs | None = None) -> None:
+        """Note how long this thread's call took by the device's own events, and where."""
         self._mine.device_ms = ms
+        self._mine.split = split
 
     def stop(self, threads: Collection[int]) -> None:
         """Make the calls that some threads are in fail soon, where the backend can; later calls run.
