@@ -76,9 +76,12 @@ def _lead(report: Report) -> Iterator[str]:
             "<p class='note'>The weights are random. Speed does not depend on that; differences between "
             "outputs do.</p>"
         )
-    noise = dict.fromkeys(scope.noise.note for scope in report.scopes if scope.noise.note)
-    if noise:
-        yield f"<p class='note'>The machine was not quiet: {escape('; '.join(noise))}.</p>"
+    restless = [scope.name for scope in report.scopes if scope.noise.note]
+    if restless:
+        yield (
+            f"<p class='note'>The machine was not quiet while it measured {escape(', '.join(restless))}: "
+            "those figures are doubtful. The notes at the end say what went on.</p>"
+        )
 
 
 def _fastest(report: Report) -> list[str]:
@@ -97,7 +100,13 @@ def _fastest(report: Report) -> list[str]:
             _, best = min(rows, key=lambda item: item[0])
             times = f"{best.times_faster.median:.2f}" if best.times_faster else "-"
             found.append(
-                (scope.name, best.name, _number(typical_ms(best.latency_ms)), _number(times), scope.includes)
+                (
+                    scope.name,
+                    best.name,
+                    _number(typical_ms(best.latency_ms)),
+                    _number(times),
+                    _sentence(scope.includes),
+                )
             )
     header = ("scope", "fastest engine", "p50, ms", "times faster than PyTorch", "one call includes")
     return _section("At a glance", [_wide(html_table(header, found))] if found else [])
@@ -188,8 +197,7 @@ def _machine(report: Report) -> str:
     ]
     if report.ceilings is not None:
         rows += [(f"ceiling: {name}", how) for name, how in report.ceilings.how.items()]
-    cells = [(name, Html(f"<td style='white-space: normal'>{escape(value)}</td>")) for name, value in rows]
-    return _wide(html_table(("", ""), cells))
+    return _wide(html_table(("", ""), [(name, _sentence(value)) for name, value in rows]))
 
 
 def _describe_gpu(gpu: Gpu) -> str:
@@ -231,6 +239,10 @@ def _sheet(sheet: Sheet) -> list[str]:
 
 def _number(text: str) -> Html:
     return Html(f"<td class='n'>{escape(text)}</td>")
+
+
+def _sentence(text: str) -> Html:
+    return Html(f"<td style='white-space: normal'>{escape(text)}</td>")
 
 
 def _wide(table: str) -> str:
