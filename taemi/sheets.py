@@ -37,6 +37,7 @@ def format_sheets(found: Sequence[Sheet], *, width: int = _WIDTH) -> str:
 
     stream = io.StringIO()
     console = Console(file=stream, width=width, markup=False)
+    unlimited = console.options.update(width=10_000)
     for sheet in found:
         table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
         for place, name in enumerate(sheet.header):
@@ -49,6 +50,8 @@ def format_sheets(found: Sequence[Sheet], *, width: int = _WIDTH) -> str:
             )
         for row in sheet.rows:
             table.add_row(*row)
+        # A table that cannot be so narrow is wider, as cut figures are none.
+        console.width = max(width, console.measure(table, options=unlimited).minimum)
         console.print(sheet.title, highlight=False)
         console.print(table)
         for note in sheet.notes:

@@ -212,8 +212,9 @@ def _differences(before: Report, after: Report) -> Iterator[str]:
         elif earlier.inputs_sha256 != scope.inputs_sha256:
             yield f"{scope.name}: inputs differ; differences between outputs are not compared"
     for name, report in (("before", before), ("after", after)):
-        noise = dict.fromkeys(scope.noise.note for scope in report.scopes if scope.noise.note)
-        yield from (f"{name}: {note}" for note in noise)
+        restless = [scope.name for scope in report.scopes if scope.noise.note]
+        if restless:
+            yield f"{name}: the machine was not quiet while it measured {', '.join(restless)}"
         if report.interrupted:
             yield f"{name}: interrupted"
 

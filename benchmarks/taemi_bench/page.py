@@ -126,9 +126,9 @@ def _growth(report: Report) -> list[str]:
     parts = []
     for sweep in report.sweeps:
         title = f"{sweep.scope} by {sweep.axis}"
-        growth = f"{title}: medians, shaded up to p90; a hollow mark is a mean of too few calls for a median."
-        parts += _figure(draw_growth(sweep), title, growth)
-        parts += _figure(draw_conditions(sweep), title, f"{title}: medians.")
+        hollow = "a hollow mark is a mean of too few calls for a median"
+        parts += _figure(draw_growth(sweep), title, f"{title}: medians, shaded up to p90; {hollow}.")
+        parts += _figure(draw_conditions(sweep), title, f"{title}: medians; {hollow}.")
     return _section("Growth", parts)
 
 

@@ -37,7 +37,8 @@ def draw_latency(rows: Sequence[RowReport]) -> Figure | None:
         # Every stride-th sample of a long run, and always its extremes: the line spans them all.
         shown = latency.values[:: max(1, len(latency.values) // _MOST_DOTS)]
         lanes = [place + 0.3 * ((index % 7) / 3 - 1) for index in range(len(shown))]
-        axes.plot(shown, lanes, ".", color=colour, alpha=0.25, markersize=4, mew=0, rasterized=True)
+        faint = 0.6 if len(shown) < 100 else 0.25
+        axes.plot(shown, lanes, ".", color=colour, alpha=faint, markersize=5, mew=0, rasterized=True)
         axes.plot([latency.min, latency.max], [place, place], color=colour, linewidth=1)
         for name, mark in _PERCENTILE_MARKS.items():
             if (value := getattr(latency, name)) is not None:
@@ -112,7 +113,8 @@ def draw_conditions(sweep: SweepReport) -> Figure | None:
             latency = columns.get(name)
             if latency is not None:
                 style = _style(place)
-                axes.plot(latency.typical, line, markersize=7, alpha=0.85, **style)
+                fill = "none" if latency.p50 is None else "full"
+                axes.plot(latency.typical, line, markersize=7, alpha=0.85, fillstyle=fill, **style)
     _scale(axes, "x")
     _row_legend(figure, names)
     return figure

@@ -62,6 +62,17 @@ def test_no_figure_is_cut_or_broken_in_a_terminal(full, capsys, monkeypatch, col
             assert any(figures.search(line) for line in lines), cells
 
 
+def test_a_table_that_cannot_be_so_narrow_is_wider(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    points = [
+        replace(presence().points[0], label=f"a_condition_with_a_long_name_{place}") for place in range(8)
+    ]
+    print_report(report([row("a", ENGINE, 5.0)], sweeps=[replace(presence(), points=tuple(points))]))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert all(point.label in shown for point in points)
+
+
 def test_every_kind_of_figure_has_its_table(full):
     titles = [sheet.title for sheet in sheets(full)]
     assert titles == [
