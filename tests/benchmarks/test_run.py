@@ -12,7 +12,7 @@ from taemi_bench.checkpoint import find_checkpoint, open_checkpoint
 from taemi_bench.report import read_report, write_report
 from taemi_bench.rows import RowChoice
 from taemi_bench.schedule import Schedule
-from taemi_bench.tables import cells, heading, notes, write_markdown
+from taemi_bench.tables import cells, notes
 from taemi_runtime.errors import BundleError, DataError, DeviceError, InputError, UsageError
 from taemi_runtime.host import cuda_driver
 from taemi_runtime.manifest import Source
@@ -208,15 +208,6 @@ def test_a_report_comes_back_as_it_was(report, tmp_path):
         read_report(path)
 
 
-def test_untrained_is_said_in_every_output(report, bundle, tmp_path):
-    assert not report.trained
-    write_markdown(tmp_path / "report.md", report)
-    assert "untrained" in heading(report)
-    assert "untrained" in (tmp_path / "report.md").read_text().splitlines()[0]
-    trained = dataclasses.replace(report, trained=True)
-    assert "untrained" not in heading(trained)
-
-
 def test_the_table_prints_no_percentile_that_its_samples_cannot_carry(report):
     row = report.rows[0]
     assert row.latency_ms.p99 is None
@@ -224,18 +215,6 @@ def test_the_table_prints_no_percentile_that_its_samples_cannot_carry(report):
     assert found[0:2] == ("frames", "PyTorch eager fp32")
     assert found[5] == "-"
     assert any("p99 500" in note for note in notes(report))
-
-
-def test_markdown_is_a_table_with_the_machine_and_the_reasons(bundle, tmp_path):
-    report = run_bundle(bundle, None, source_note="none | here", schedule=QUICK, threads=1, device="cpu")
-    path = tmp_path / "report.md"
-    write_markdown(path, report)
-    lines = path.read_text().splitlines()
-    table = [line for line in lines if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1
-    assert len(table) == 2 + 2
-    assert report.machine.cpu in path.read_text()
-    assert "- not run: PyTorch eager fp32: none | here" in lines
 
 
 def sha256(content: bytes) -> str:
