@@ -85,11 +85,9 @@ def train(
         store = open_features(
             corpus,
             features or out / "features",
-            system.vision_encoder,
-            system.preprocessing,
-            faces,
-            audio=system.audio_encoder if recipe.frozen else None,
-            text=system.text_encoder if recipe.frozen else None,
+            system,
+            frozen=recipe.frozen,
+            faces=faces,
             workers=workers,
             device=processes.device,
         )
