@@ -79,7 +79,7 @@ def count_file(path: Path, sizes: Mapping[str, int], *, floats: str = "float32")
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"cannot count the operations of {path}",
@@ -117,11 +117,11 @@ def count_graph(
     read: Counter[str] = Counter()
     for node in light.graph.node:
         call = _call(node, values)
-        cost = None if call is None else cost_of(node.name, call, [key in weights for key in node.input])
-        if call is None or cost is None:
+        counted = None if call is None else cost_of(node.name, call, [key in weights for key in node.input])
+        if call is None or counted is None:
             unknown[node.op_type if node.domain in _STANDARD else f"{node.domain}.{node.op_type}"] += 1
             continue
-        nodes.append(cost)
+        nodes.append(counted)
         for key, count in zip(node.input, bytes_read(call), strict=True):
             if key in weights:
                 read[key] += count
@@ -136,7 +136,9 @@ def count_graph(
         moved_bytes=sum(node.weight_bytes + node.input_bytes + node.output_bytes for node in nodes),
         least_bytes=read_bytes + sum(nbytes(values[key]) for key in given if key in values),
         operators=by_operator(nodes),
-        note=f"not counted: {', '.join(f'{count} {kind}' for kind, count in unknown.items())}" if unknown else "",
+        note=f"not counted: {', '.join(f'{count} {kind}' for kind, count in unknown.items())}"
+        if unknown
+        else "",
     )
     return CountedGraph(cost, tuple(nodes), read_bytes)
 
@@ -186,7 +188,9 @@ def by_operator(nodes: Iterable[NodeCost]) -> tuple[OperatorCost, ...]:
         for operator, group in groups.items()
     ]
     return tuple(
-        sorted(sums, key=lambda cost: (-cost.multiply_adds, -cost.bytes_read - cost.bytes_written, cost.operator))
+        sorted(
+            sums, key=lambda cost: (-cost.multiply_adds, -cost.bytes_read - cost.bytes_written, cost.operator)
+        )
     )
 
 

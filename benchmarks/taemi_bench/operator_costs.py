@@ -19,8 +19,8 @@ kept from the operator before it. A gather reads the rows that it gives and its 
 slice reads what it gives. What only names memory anew (Reshape and its kind) moves nothing.
 
 Operators are those of ONNX, of exported and quantised graphs, and those that ONNX Runtime makes of them
-(domain com.microsoft, https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). One that is
-not here is unknown, never free.
+(domain com.microsoft, docs/ContribOperators.md in its repository). One that is not here is unknown, never
+free.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def count_work(call: Call) -> Work | None:
 
 
 def precision_of(call: Call) -> str:
-    """Return what a call computes in: ``fp32``, ``fp16``, ``bf16``, ``int8``, or nothing where no floats are."""
+    """Return what a call computes in: ``fp32``, ``fp16``, ``bf16``, ``int8``; empty where nothing of it."""
     if call.operator in _INTEGER:
         return "int8"
     for value in (*call.inputs, *call.outputs):
@@ -137,7 +137,9 @@ def _product(kind: str, left: int = 0, right: int = 1, per_output: int = 0) -> C
         result = call.outputs[0]
         # Only a convolution needs the shape of its second factor, which a packed weight may have lost.
         second = call.shape(right) if kind == "Conv" else ()
-        return Work(multiplications(kind, call.shape(left), second, result.shape), per_output * result.elements)
+        return Work(
+            multiplications(kind, call.shape(left), second, result.shape), per_output * result.elements
+        )
 
     return work
 
@@ -210,25 +212,25 @@ def _nothing(call: Call) -> Work:
 
 VIEWS = frozenset({"Constant", "Flatten", "Identity", "Reshape", "Shape", "Size", "Squeeze", "Unsqueeze"})
 _MOVES = (
-    "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements", "GatherND",
-    "MemcpyFromHost", "MemcpyToHost", "OneHot", "Pad", "ReorderInput", "ReorderOutput", "ScatterElements",
-    "ScatterND", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose", "Trilu",
+    "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Expand", "Gather", "GatherElements",
+    "GatherND", "MemcpyFromHost", "MemcpyToHost", "OneHot", "Pad", "ReorderInput", "ReorderOutput",
+    "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose", "Trilu",
 )  # fmt: skip
 _ELEMENTWISE = (
-    "Abs", "Add", "And", "BiasAdd", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast",
-    "CastLike", "Ceil", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterOrEqual", "IsInf",
-    "IsNaN", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow",
-    "QLinearAdd", "QLinearMul", "Range", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Sub",
-    "Sum", "Tan", "Tanh", "Where", "Xor",
+    "Abs", "Add", "And", "BiasAdd", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
+    "Cast", "CastLike", "Ceil", "Clip", "Cos", "Div", "Equal", "Erf", "Exp", "Floor", "Greater",
+    "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mod",
+    "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "QLinearAdd", "QLinearMul", "Range", "Reciprocal",
+    "Relu", "Round", "Sigmoid", "Sign", "Sin", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "Where", "Xor",
 )  # fmt: skip
 _REDUCTIONS = (
-    "ArgMax", "ArgMin", "CumSum", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean", "ReduceMin",
-    "ReduceProd", "ReduceSum",
+    "ArgMax", "ArgMin", "CumSum", "GlobalAveragePool", "GlobalMaxPool", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceProd", "ReduceSum",
 )  # fmt: skip
-_INTEGER = frozenset({
-    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulInteger16", "MatMulIntegerToFloat", "QAttention",
-    "QGemm", "QLinearConv", "QLinearMatMul",
-})  # fmt: skip
+_INTEGER = (
+    "ConvInteger", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulInteger16", "MatMulIntegerToFloat",
+    "QAttention", "QGemm", "QLinearConv", "QLinearMatMul",
+)  # fmt: skip
 _PARTLY = {"Gather": (0,), "GatherElements": (0,), "GatherND": (0,), "Slice": (0,)}
 _RULES: dict[str, Callable[[Call], Work]] = {
     **dict.fromkeys(VIEWS, _nothing),

@@ -78,9 +78,7 @@ class _Walk:
                     dim.dim_value = sizes[dim.dim_param]
             self._types[value.name] = kind
         for tensor in model.graph.initializer:
-            self._types[tensor.name] = onnx.helper.make_tensor_type_proto(
-                tensor.data_type, list(tensor.dims)
-            )
+            self._types[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
             if math.prod(tensor.dims) <= _MOST_ELEMENTS:
                 self._values[tensor.name] = onnx.numpy_helper.to_array(tensor)
 
@@ -104,9 +102,7 @@ class _Walk:
             if name in self._values
         }
         try:
-            schema = self._onnx.defs.get_schema(
-                node.op_type, self._opsets.get(node.domain, 1), node.domain
-            )
+            schema = self._onnx.defs.get_schema(node.op_type, self._opsets.get(node.domain, 1), node.domain)
             return dict(
                 self._onnx.shape_inference.infer_node_outputs(
                     schema, node, inputs, known, None, self._imports, self._ir_version
@@ -133,8 +129,15 @@ class _Walk:
             self._onnx.helper.make_graph(
                 [node],
                 "node",
-                [self._onnx.ValueInfoProto(name=name, type=self._types[name]) for name in dict.fromkeys(names)],
-                [self._onnx.ValueInfoProto(name=name, type=self._types[name]) for name in node.output if name],
+                [
+                    self._onnx.ValueInfoProto(name=name, type=self._types[name])
+                    for name in dict.fromkeys(names)
+                ],
+                [
+                    self._onnx.ValueInfoProto(name=name, type=self._types[name])
+                    for name in node.output
+                    if name
+                ],
             ),
             opset_imports=self._imports,
             ir_version=self._ir_version,
@@ -158,4 +161,6 @@ def _read(kind: onnx.TypeProto) -> Value | None:
     tensor = kind.tensor_type
     if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
         return None
-    return Value(DTYPES.get(tensor.elem_type, str(tensor.elem_type)), tuple(d.dim_value for d in tensor.shape.dim))
+    return Value(
+        DTYPES.get(tensor.elem_type, str(tensor.elem_type)), tuple(d.dim_value for d in tensor.shape.dim)
+    )
