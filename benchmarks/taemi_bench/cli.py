@@ -57,6 +57,13 @@ def run(
     markdown: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the table as Markdown.")
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the engines' and PyTorch's traces and costliest operators."),
+    ] = None,
+    roof: Annotated[
+        bool, typer.Option("--roof/--no-roof", help="Measure the machine's ceilings and each row's floor.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -68,7 +75,9 @@ def run(
     del debug
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
+    from taemi_bench.profiles import make_folder
     from taemi_bench.report import write_report
+    from taemi_bench.roof import print_roof, try_add_roof
     from taemi_bench.run import run_bundle
     from taemi_bench.schedule import Schedule
     from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
@@ -84,6 +93,8 @@ def run(
     for path in (json_file, markdown):
         if path is not None and path.is_dir():
             raise UsageError(f"cannot write {path}", "it is a folder", "Name a file")
+    if profile is not None:
+        make_folder(profile)
     opened = Bundle.open(bundle)
     # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
     names = choose_graphs(opened, graph or ())
@@ -104,7 +115,10 @@ def run(
             device=device,
             progress=tick,
         )
+        looked = try_add_roof(report, opened, source, folder=profile, wanted=roof, progress=tick)
+        report = looked.report
     print_report(report)
+    print_roof(report, looked.profiles, operators=profile is not None)
     if json_file is not None:
         write_report(json_file, report)
     if markdown is not None:
@@ -112,7 +126,9 @@ def run(
     for path in (json_file, markdown):
         if path is not None:
             say(f"written: {path}", quiet=quiet)
-    if report.interrupted:
+    if profile is not None:
+        say(f"written: {profile}", quiet=quiet)
+    if report.interrupted or looked.interrupted:
         raise typer.Exit(130)
     if report.failures or all(row.state == "not run" for row in report.rows):
         raise typer.Exit(1)
