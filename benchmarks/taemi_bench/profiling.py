@@ -38,6 +38,8 @@ _MOST_CALLS, _LEAST_CALLS, _CALLS_S = 20, 2, 2.0
 _ONNX_RUNTIME = "onnxruntime-"
 _PYTORCH = "pytorch"
 _EAGER = "eager fp32"
+# Operators of which torch counts the operations; of elementwise ones it counts the elements only.
+_TORCH_PRODUCTS = ("aten::addmm", "aten::baddbmm", "aten::bmm", "aten::mm")
 
 
 def profile_report(
@@ -143,7 +145,7 @@ def _profile_torch(
             getattr(event, spent) / calls / 1e3,
             getattr(event, spent) / total,
             # torch counts a multiplication and an addition as two.
-            event.flops / 2 / calls / rate * 1e3 if event.flops and rate else None,
+            event.flops / 2 / calls / rate * 1e3 if event.key in _TORCH_PRODUCTS and rate else None,
         )
         for event in sorted(events, key=lambda event: -getattr(event, spent))
     )

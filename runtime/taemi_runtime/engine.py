@@ -22,6 +22,7 @@ from taemi_runtime.closing import Closing
 from taemi_runtime.device_array import Pool
 from taemi_runtime.errors import EngineError, UsageError
 from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
+from taemi_runtime.ranges import span
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, device_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 from taemi_runtime.stopwatch import count_device_ms
@@ -169,10 +170,11 @@ class Engine(Closing):
             check_half_range(self.spec, inputs, halves)
         self._mine.device_ms = None
         start = time.perf_counter()
-        if keep or resident:
-            outputs = self._run_resident(inputs, keep or {})
-        else:
-            outputs = self._run(cast("Arrays", inputs))
+        with span(self.spec.name):
+            if keep or resident:
+                outputs = self._run_resident(inputs, keep or {})
+            else:
+                outputs = self._run(cast("Arrays", inputs))
         wall_ms = (time.perf_counter() - start) * 1e3
         device_ms: float | None = self._mine.device_ms
         if device_ms is not None:

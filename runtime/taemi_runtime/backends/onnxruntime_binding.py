@@ -28,6 +28,7 @@ from taemi_runtime.engine import EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
 from taemi_runtime.input_checks import as_dtype
 from taemi_runtime.plan_sidecar import Shape
+from taemi_runtime.ranges import span
 from taemi_runtime.resident import Inputs, Keep, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 
@@ -186,8 +187,9 @@ class BoundEngine(OnnxRuntimeEngine):
         memory: Mapping[int, Any],
     ) -> dict[str, Array]:
         slot = self._slot_of(feeds, {name: shape for name, (_, shape) in there.items()}, keep)
-        for name, array in feeds.items():
-            slot.inputs[name].update_inplace(array)
+        with span("upload"):
+            for name, array in feeds.items():
+                slot.inputs[name].update_inplace(array)
         for name, (address, shape) in there.items():
             slot.binding.bind_input(name, *self._device, np.dtype(self._feeds[name]), shape, address)
         for name, pieces in keep.items():
@@ -201,15 +203,17 @@ class BoundEngine(OnnxRuntimeEngine):
                     )
                 address = memory[id(piece.target)].address + target
                 slot.binding.bind_output(name, *self._device, np.dtype(self._types[name]), shape, address)
-        slot.binding.synchronize_inputs()
-        self._session.run_with_iobinding(slot.binding, slot.options)
-        slot.binding.synchronize_outputs()
+        with span("compute"):
+            slot.binding.synchronize_inputs()
+            self._session.run_with_iobinding(slot.binding, slot.options)
+            slot.binding.synchronize_outputs()
         # On the CPU these are views of the bound arrays: the caller gets copies.
-        return {
-            item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
-            for item in self.spec.outputs
-            if item.name not in keep
-        }
+        with span("download"):
+            return {
+                item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
+                for item in self.spec.outputs
+                if item.name not in keep
+            }
 
     def _slot_of(self, feeds: dict[str, Array], there: dict[str, Shape], keep: Keep) -> _Slot:
         shapes = {name: feeds[name].shape if name in feeds else there[name] for name in self._feeds}
