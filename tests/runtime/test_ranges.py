@@ -1,4 +1,4 @@
-"""Ranges for a profiler: what the package nvtx is told, in processes of their own: the switch is read once."""
+"""Ranges for a profiler: what the package nvtx is told, by processes that read the switch."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ import logging, sys
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 import numpy as np
 from taemi_runtime.engine import Engine, EngineInfo
-from taemi_runtime.spec import GraphSpec, InputSpec, OutputSpec
+from taemi_runtime.spec import Gate, GraphSpec, InputSpec, OutputSpec
 
 class Doubling(Engine):
     def _run(self, inputs):
         return {"y": 2 * inputs["x"]}
 
 for name in ("frames", "squares"):
-    spec = GraphSpec(name, (), (InputSpec("x", "float32", (2,)),), (OutputSpec("y", "float32", (2,)),))
+    spec = GraphSpec(name, (), (InputSpec("x", "float32", (2,)),), (OutputSpec("y", "float32", (2,)),), {"fp32": Gate(max_abs=1)})
     with Doubling(spec, EngineInfo("toy", "toy", "fp32", "cpu")) as engine:
         print(engine.run({"x": np.ones(2, np.float32)})["y"][0])
 if "nvtx" in sys.modules:
