@@ -25,6 +25,7 @@ from taemi_bench.profiles import Profile, row_key
 from taemi_bench.report import Report
 from taemi_bench.roofline import Ceilings
 from taemi_bench.row_report import Floor, RowReport
+from taemi_bench.rows import PYTORCH
 from taemi_bench.scope_report import ScopeReport
 from taemi_bench.stats import Latency
 from taemi_runtime.bundle import Bundle
@@ -175,11 +176,14 @@ def median_ms(latency: Latency) -> float:
 
 
 def largest_gaps(report: Report) -> list[tuple[RowReport, float]]:
-    """Return the rows by how many milliseconds they take beyond their floor, the largest first."""
+    """Return the engines' rows by how many milliseconds they take beyond their floor, the largest first.
+
+    PyTorch's rows, which the engines are compared with, are not among them.
+    """
     gaps = [
         (row, median_ms(row.latency_ms) - row.floor.floor_ms)
         for row in report.rows
-        if row.floor is not None and row.latency_ms is not None
+        if row.floor is not None and row.latency_ms is not None and row.backend != PYTORCH
     ]
     return sorted(gaps, key=lambda item: -item[1])
 

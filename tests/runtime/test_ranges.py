@@ -33,7 +33,8 @@ class Doubling(Engine):
         return {"y": 2 * inputs["x"]}
 
 for name in ("frames", "squares"):
-    spec = GraphSpec(name, (), (InputSpec("x", "float32", (2,)),), (OutputSpec("y", "float32", (2,)),), {"fp32": Gate(max_abs=1)})
+    x, y = InputSpec("x", "float32", (2,)), OutputSpec("y", "float32", (2,))
+    spec = GraphSpec(name, (), (x,), (y,), {"fp32": Gate(max_abs=1)})
     with Doubling(spec, EngineInfo("toy", "toy", "fp32", "cpu")) as engine:
         print(engine.run({"x": np.ones(2, np.float32)})["y"][0])
 if "nvtx" in sys.modules:
