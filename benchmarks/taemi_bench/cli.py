@@ -40,17 +40,39 @@ def run(
         list[str] | None,
         typer.Option(metavar="S=N", help="Length of an axis, SYMBOL=N or GRAPH.SYMBOL=N; may be repeated."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Fewest rounds of each graph.")] = 50,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Fewest rounds of each graph: 30, with --quick 10.")
+    ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Shortest time of each graph; both are reached.")
-    ] = 3.0,
-    max_seconds: Annotated[float, typer.Option(min=0, help="Longest time of each graph.")] = 120.0,
+        float | None,
+        typer.Option(min=0, help="Shortest time of each graph: 3 s, with --quick 1 s; both are reached."),
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Longest time of each graph: 60 s, with --quick 15 s.")
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="Threads of every row on the CPU; 0 is every core that may be used.")
     ] = 0,
     device: Annotated[
         str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; auto is the CPU and CUDA.")
     ] = "auto",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="Only rows with this word in their names; may be repeated."),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="No such rows, e.g. openvino; may be repeated.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="WORD", help="Also max-autotune, which compiles for minutes."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No compiled rows, no memory, fewer rounds: a first look.")
+    ] = False,
+    memory_seconds: Annotated[
+        float, typer.Option(min=0, help="Time for measuring each row's memory; 0 leaves it out.")
+    ] = 120.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything, samples included.")
     ] = None,
@@ -76,20 +98,19 @@ def run(
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
     from taemi_bench.profiles import make_folder
+    from taemi_bench.pytorch_rows import COMPILED
     from taemi_bench.report import write_report
     from taemi_bench.roof import print_roof, try_add_roof
+    from taemi_bench.rows import RowChoice
     from taemi_bench.run import run_bundle
-    from taemi_bench.schedule import Schedule
+    from taemi_bench.schedule import default_schedule
     from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
     from taemi_bench.tables import print_report, write_markdown
     from taemi_runtime.bundle import Bundle
 
-    schedule = Schedule(
-        rounds=rounds,
-        seconds=seconds,
-        max_rounds=max(rounds, Schedule.max_rounds),
-        max_seconds=max(seconds, max_seconds),
-    )
+    schedule = default_schedule(quick=quick, rounds=rounds, seconds=seconds, max_seconds=max_seconds)
+    usual = () if quick else (COMPILED, "reduce-overhead")
+    choice = RowChoice(tuple(rows or ()), tuple(without or ()), (*usual, *(also or ())))
     for path in (json_file, markdown):
         if path is not None and path.is_dir():
             raise UsageError(f"cannot write {path}", "it is a folder", "Name a file")
@@ -113,6 +134,8 @@ def run(
             schedule=schedule,
             threads=threads,
             device=device,
+            choice=choice,
+            memory_seconds=0.0 if quick else memory_seconds,
             progress=tick,
         )
         looked = try_add_roof(report, opened, source, folder=profile, wanted=roof, progress=tick)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from taemi_bench.ort_trace import WARM_CALLS, read_onnxruntime_trace
 from taemi_bench.profiles import Profile, ProfiledNode, file_stem, row_key
+from taemi_bench.pytorch_rows import EAGER
 from taemi_bench.report import Report
 from taemi_bench.roofline import Ceilings
 from taemi_bench.row_report import RowReport
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 _MOST_CALLS, _LEAST_CALLS, _CALLS_S = 20, 2, 2.0
 """Traced calls: as many as fit into some seconds."""
 _ONNX_RUNTIME = "onnxruntime-"
-_EAGER = "eager fp32"
 # Operators of which torch counts the operations; of elementwise ones it counts the elements only.
 _TORCH_PRODUCTS = ("aten::addmm", "aten::baddbmm", "aten::bmm", "aten::mm")
 
@@ -108,7 +108,7 @@ def _profile_row(
                 return None
             profile = read_onnxruntime_trace(traces[0], ceilings)
             return _keep(profile, row, traces[0], folder)
-    if row.backend == PYTORCH and _EAGER in row.name and folder is not None:
+    if row.backend == PYTORCH and row.name.startswith(EAGER) and folder is not None:
         graph, _ = graph_source(source, row.scope, "")
         return None if graph is None else _profile_torch(graph, inputs, row, ceilings, folder)
     return None

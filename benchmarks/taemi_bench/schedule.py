@@ -9,7 +9,7 @@ predecessor. ``fixed`` order is A B C, A B C.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from taemi_runtime.errors import UsageError
@@ -40,10 +40,10 @@ class Schedule:
         UsageError: A number is out of range or a cap lies below its minimum.
     """
 
-    rounds: int = 50
+    rounds: int = 30
     seconds: float = 3.0
     max_rounds: int = 5000
-    max_seconds: float = 120.0
+    max_seconds: float = 60.0
     warmup_calls: int = 3
     warmup_seconds: float = 0.5
     settle_seconds: float = 0.05
@@ -72,6 +72,36 @@ class Schedule:
                 f"rounds {self.rounds} to {self.max_rounds}, seconds {self.seconds} to {self.max_seconds}",
                 "Raise the cap or lower the minimum",
             )
+
+
+def default_schedule(
+    *,
+    quick: bool = False,
+    rounds: int | None = None,
+    seconds: float | None = None,
+    max_seconds: float | None = None,
+) -> Schedule:
+    """Return the usual schedule, or a short one, with what was asked for in its place.
+
+    Args:
+        quick: A first look: ten rounds are the fewest that give a median of slow rows.
+        rounds: Fewest rounds.
+        seconds: Shortest time; a cap below it gives way.
+        max_seconds: Longest time.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+    usual = Schedule(rounds=10, seconds=1.0, max_seconds=15.0, warmup_seconds=0.2) if quick else Schedule()
+    least = usual.seconds if seconds is None else seconds
+    fewest = usual.rounds if rounds is None else rounds
+    return replace(
+        usual,
+        rounds=fewest,
+        seconds=least,
+        max_rounds=max(fewest, usual.max_rounds),
+        max_seconds=max(least, usual.max_seconds if max_seconds is None else max_seconds),
+    )
 
 
 def round_orders(count: int, order: Order) -> Iterator[tuple[int, ...]]:

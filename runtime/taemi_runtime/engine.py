@@ -25,7 +25,7 @@ from taemi_runtime.input_checks import check_cover, check_finite, check_half_ran
 from taemi_runtime.ranges import span
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, device_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
-from taemi_runtime.stopwatch import count_device_ms
+from taemi_runtime.stopwatch import SplitMs, count_device_ms
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ class EngineInfo:
             ``{"x": "float16"}``; callers may give float32 or that.
         outputs: Dtypes of the outputs that it computes otherwise than the GraphSpec says; on the host they
             are as the GraphSpec says, on a device as they were computed.
+        tf32: Whether float32 products may be rounded to TF32; ``None`` where the device has none.
     """
 
     path: str
@@ -57,6 +58,7 @@ class EngineInfo:
     threads: int = 0
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    tf32: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class EngineOptions:
         gpu_memory_bytes: How much device memory ONNX Runtime's arena may take; 0 is as much as there is.
         trace: What the name of a file begins with into which ONNX Runtime writes, as the engine is closed,
             how long each operator of each call took; none is taken when empty.
+        split_times: Whether calls of a TensorRT plan note how long copies and computing took apart; it costs
+            two more events in every call.
 
     Raises:
         UsageError: ``contexts`` is below 1, or ``gpu_memory_bytes`` below 0.
@@ -87,6 +91,7 @@ class EngineOptions:
     cuda_graphs: bool = True
     gpu_memory_bytes: int = 0
     trace: str = ""
+    split_times: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("contexts", 1), ("gpu_memory_bytes", 0)):
@@ -126,6 +131,16 @@ class Engine(Closing):
         On the device, by its own events, where the backend records them; else by the clock.
         """
         return getattr(self._mine, "run_ms", 0.0)
+
+    @property
+    def last_split(self) -> SplitMs | None:
+        """Where this thread's last call spent its time; ``None`` unless ``split_times`` was asked for."""
+        return getattr(self._mine, "split", None)
+
+    @property
+    def captures(self) -> bool:
+        """Whether calls are captured into CUDA graphs."""
+        return False
 
     @property
     def pool(self) -> Pool | None:
@@ -182,26 +197,16 @@ class Engine(Closing):
         self._mine.run_ms = wall_ms if device_ms is None else device_ms
         return outputs
 
-    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str]) -> str:
         """Return why an input is not taken from a device; empty where it is.
 
         Args:
             name: The input.
             dtype: Its element type there.
             devices: Where it lies.
-            entries: How many arrays it is put together from, one for each entry of axis 0.
         """
-        del name, dtype, entries
+        del name, dtype
         return f"{self.info.backend} takes its inputs from the host, not from {', '.join(devices)}"
-
-    def why_not_keep(self, clips: int) -> str:
-        """Return why outputs of calls that several clips may share cannot stay in an array for each.
-
-        Args:
-            clips: How many clips; 1 where no call is shared.
-        """
-        del clips
-        return ""
 
     def dtype_of(self, item: InputSpec | OutputSpec) -> np.dtype[Any]:
         """Return the element type in which an input is taken, or an output computed, on the device."""
@@ -233,14 +238,15 @@ class Engine(Closing):
         """Bring inputs to the host that cannot be taken from where they lie; return all, and what stays."""
         for name, given in resident.items():
             check_cover(self.spec, name, given)
-            if why := self.why_not_from(name, given.dtype, given.devices, entries=len(given.parts)):
+            if why := self.why_not_from(name, given.dtype, given.devices):
                 say_by_host(f"{self.spec.name}.{name}", why)
                 inputs = {**inputs, name: given.numpy()}
         return inputs, device_inputs(inputs)
 
-    def _note_device_ms(self, ms: float) -> None:
-        """Note how long this thread's call took by the device's own events."""
+    def _note_device_ms(self, ms: float, split: SplitMs | None = None) -> None:
+        """Note how long this thread's call took by the device's own events, and where."""
         self._mine.device_ms = ms
+        self._mine.split = split
 
     def stop(self, threads: Collection[int]) -> None:
         """Make the calls that some threads are in fail soon, where the backend can; later calls run.
