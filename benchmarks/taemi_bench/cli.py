@@ -85,6 +85,13 @@ def run(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write one self-contained page with pictures.")
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the engines' and PyTorch's traces and costliest operators."),
+    ] = None,
+    roof: Annotated[
+        bool, typer.Option("--roof/--no-roof", help="Measure the machine's ceilings and each row's floor.")
+    ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
@@ -97,7 +104,9 @@ def run(
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
     from taemi_bench.outputs import Outputs
+    from taemi_bench.profiles import make_folder
     from taemi_bench.pytorch_rows import COMPILED
+    from taemi_bench.roof import print_roof, try_add_roof
     from taemi_bench.rows import RowChoice
     from taemi_bench.run import check_choice, run_bundle
     from taemi_bench.schedule import default_schedule
@@ -110,6 +119,8 @@ def run(
     choice = RowChoice(tuple(rows or ()), tuple(without or ()), (*usual, *(also or ())))
     outputs = Outputs(json=json_file, markdown=markdown, csv=csv_file, html=html)
     outputs.check()
+    if profile is not None:
+        make_folder(profile)
     opened = Bundle.open(bundle)
     # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
     names = choose_graphs(opened, graph or ())
@@ -132,13 +143,18 @@ def run(
             memory_seconds=0.0 if quick else memory_seconds,
             progress=tick,
         )
+        looked = try_add_roof(report, opened, source, folder=profile, wanted=roof, progress=tick)
+        report = looked.report
     try:
         # Before the table, which a closed pipe may stop.
         for path in outputs.write(report):
             say(f"written: {path}", quiet=quiet)
     finally:
         print_report(report)
-    if report.interrupted:
+        print_roof(report, looked.profiles, operators=profile is not None)
+    if profile is not None:
+        say(f"written: {profile}", quiet=quiet)
+    if report.interrupted or looked.interrupted:
         raise typer.Exit(130)
     if report.failures or all(row.state == "not run" for row in report.rows):
         raise typer.Exit(1)

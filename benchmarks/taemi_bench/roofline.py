@@ -38,9 +38,9 @@ class GraphCost:
         file: The graph that was counted.
         multiply_adds: Sum over the operators.
         other_operations: Likewise.
-        weight_bytes: Weights, each once.
+        weight_bytes: Weights, each once, tables of which a call reads a few rows included.
         moved_bytes: What operators read and write, each by itself: nothing fused.
-        least_bytes: Weights, inputs and outputs, each once: everything fused.
+        least_bytes: Weights that are read, inputs and outputs, each once: everything fused.
         operators: By type, the costliest first.
         note: What could not be counted.
     """
@@ -65,6 +65,8 @@ class Ceilings:
         multiply_adds_per_second: By precision, e.g. ``{"fp32": 1.2e11}``.
         bytes_per_second: Memory traffic, read and written.
         how: How each was measured, by name.
+        cached_bytes_per_second: The same where everything lies in the caches; ``None`` where unknown.
+        cache_bytes: Size of the last-level cache; 0 where unknown.
     """
 
     device: str
@@ -72,3 +74,5 @@ class Ceilings:
     multiply_adds_per_second: dict[str, float]
     bytes_per_second: float
     how: dict[str, str] = field(default_factory=dict)
+    cached_bytes_per_second: float | None = None
+    cache_bytes: int = 0

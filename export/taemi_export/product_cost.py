@@ -7,12 +7,36 @@ from typing import TYPE_CHECKING
 
 from taemi_export.conversion import name_nodes
 from taemi_export.rules import without_weights
+from taemi_export.shapes import value_shapes
 from taemi_runtime.spec import GraphSpec
 
 if TYPE_CHECKING:
     import onnx
 
 _PRODUCTS = ("MatMul", "Gemm", "Conv")
+
+Shape = tuple[int, ...]
+
+
+def multiplications(operator: str, left: Shape, right: Shape, result: Shape) -> int:
+    """Return how many multiplications, each with an addition, a product makes.
+
+    Every element of the result is a sum of ``inner`` products: the factors' common length, or of a
+    convolution the elements of one kernel, i.e. its window times the channels of a group.
+
+    Args:
+        operator: ``Conv``, ``Gemm`` or ``MatMul``, as ONNX defines them.
+        left: Shape of the first factor, or of what is convolved.
+        right: Shape of the second factor, or of the kernel [channels out, channels in a group, window...].
+        result: Shape of the result.
+    """
+    if operator == "Conv":
+        inner = math.prod(right[1:])
+    elif operator == "Gemm":
+        inner = math.prod(left) // result[0] if result[0] else 0  # whichever way the factor lies
+    else:
+        inner = left[-1]
+    return math.prod(result) * inner
 
 
 def product_costs(model: onnx.ModelProto, spec: GraphSpec) -> dict[str, int]:
@@ -25,28 +49,15 @@ def product_costs(model: onnx.ModelProto, spec: GraphSpec) -> dict[str, int]:
     Returns:
         By the name that ``name_nodes`` gives; products of unknown shape are left out.
     """
-    import onnx
-
     light = without_weights(name_nodes(model))
-    sizes = spec.sizes({symbol.name: symbol.typical for symbol in spec.free_symbols})
-    for value in (*light.graph.input, *light.graph.output):
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in sizes:
-                dim.dim_value = sizes[dim.dim_param]
-    inferred = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*inferred.value_info, *inferred.input, *inferred.output)
-    }
-    shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
+    shapes = value_shapes(light, spec.sizes({symbol.name: symbol.typical for symbol in spec.free_symbols}))
     costs = {}
-    for node in inferred.node:
-        if node.op_type not in _PRODUCTS:
-            continue
-        weight, result = shapes.get(node.input[1], []), shapes.get(node.output[0], [])
-        inner = math.prod(weight[1:]) if node.op_type == "Conv" else shapes.get(node.input[0], [0])[-1]
-        if result and (cost := math.prod(result) * inner):
-            costs[node.name] = cost
+    for node in light.graph.node:
+        values = [shapes.get(name) for name in (*node.input[:2], node.output[0])]
+        if node.op_type in _PRODUCTS and None not in values:
+            left, right, result = (value.shape for value in values if value is not None)
+            if cost := multiplications(node.op_type, left, right, result):
+                costs[node.name] = cost
     return costs
 
 

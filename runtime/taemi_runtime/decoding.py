@@ -13,6 +13,7 @@ from taemi_runtime.faces.finder import FaceDetector
 from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.media import Clip, Watch, read_clip
 from taemi_runtime.preprocessing import FACES_FILE, Preprocessing
+from taemi_runtime.ranges import span
 
 
 class Decoder(Protocol):
@@ -86,9 +87,10 @@ class ClipDecoder:
             detector = self._open()
         try:
             start = time.perf_counter()
-            clip = read_clip(
-                Path(path), self.preprocessing, detector=detector, limits=self.limits, watch=watch
-            )
+            with span("decode"):
+                clip = read_clip(
+                    Path(path), self.preprocessing, detector=detector, limits=self.limits, watch=watch
+                )
             return clip, (time.perf_counter() - start) * 1e3
         finally:
             if detector is not None:

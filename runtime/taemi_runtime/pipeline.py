@@ -29,6 +29,7 @@ from taemi_runtime.limits import DecodeLimits
 from taemi_runtime.loading import LoadedModel
 from taemi_runtime.media import Clip
 from taemi_runtime.preprocessing import FACES_NONE
+from taemi_runtime.ranges import span
 from taemi_runtime.remarks import tell_nothing, tell_several
 from taemi_runtime.results import ClipFailure, ClipResult, Timings
 from taemi_runtime.streaming import stream_clip
@@ -323,7 +324,7 @@ class ClipScorer(Closing):
 
     def hear(self, path: str | PathLike[str]) -> Transcript:
         """Transcribe a clip that has no transcript; threads take turns."""
-        with self._listening:
+        with self._listening, span("hear"):
             return self.listener.hear(Path(path), self.preprocessing.text.speech, self.limits)
 
     def score_batch(self, clips: Sequence[DecodedClip]) -> list[ClipResult | ClipFailure]:

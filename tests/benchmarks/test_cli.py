@@ -16,7 +16,7 @@ from taemi_runtime.manifest import Source, file_sha256
 from tests.benchmarks.toys import make_bundle, weight
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("--rounds", "6", "--seconds", "0", "--threads", "1", "--quick", "--device", "cpu")
+QUICK = ("--rounds", "6", "--seconds", "0", "--threads", "1", "--quick", "--device", "cpu", "--no-roof")
 ROWS = ("--rows", "eager fp32", "--rows", "ONNX Runtime")
 FAMILY = """
 from dataclasses import replace
@@ -154,3 +154,18 @@ def test_sizes_are_read():
     for wrong in ("batch", "batch=", "=3", "batch=x", "batch=0", "batch=-1", "batch=1.5"):
         with pytest.raises(UsageError):
             parse_sizes([wrong])
+
+
+def test_profiles_gaps_and_floors_on_request(demo, plugins, tmp_path):
+    report, folder = tmp_path / "report.json", tmp_path / "new" / "profiles"
+    arguments = ("--graph", "frames", "--json", report, "--profile", folder)
+    done = bench("run", demo / "toy.taemi", *QUICK, *arguments, plugins=plugins)
+    assert done.returncode == 0, done.stderr
+    assert "gap: frames, ONNX Runtime CPU fp32" in done.stdout
+    assert "costliest operators" in done.stdout
+    assert (folder / "frames.onnx-runtime-cpu-fp32.trace.json").is_file()
+    data = json.loads(report.read_text())
+    assert data["ceilings"]["multiply_adds_per_second"]["fp32"] > 0
+    assert all(row["floor"]["floor_ms"] > 0 for row in data["rows"])
+    refused = bench("run", demo / "toy.taemi", *QUICK, "--profile", report)
+    assert (refused.returncode, "cannot write profiles" in refused.stderr) == (2, True)

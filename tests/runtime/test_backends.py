@@ -172,7 +172,7 @@ def test_a_session_that_silently_got_the_cpu_is_refused(graph, monkeypatch):
     # What ONNX Runtime gives when the CUDA provider does not load: a session, and no error.
     asked = []
 
-    def create(ort, path, threads, providers):
+    def create(ort, path, threads, providers, trace):
         asked.extend(providers)
         return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -234,3 +234,11 @@ def test_threads_that_wait_do_not_take_the_cores_from_others(tmp_path):
     with open_engine(path, fusion_spec(), EngineOptions(device="cpu", threads=2)) as engine:
         options = engine._session.get_session_options()
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_trace_is_written_where_it_was_asked_for_and_nowhere_else(graph, tmp_path):
+    inputs = draw_inputs(fusion_spec(), {})
+    for trace in ("", str(tmp_path / "trace")):
+        with open_engine(graph, fusion_spec(), EngineOptions(device="cpu", trace=trace)) as engine:
+            engine.run(inputs)
+        assert bool(list(tmp_path.glob("trace*.json"))) == bool(trace)

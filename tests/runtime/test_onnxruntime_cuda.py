@@ -52,7 +52,7 @@ def asked(monkeypatch):
         def __getattr__(self, name):
             return getattr(self._session, name)
 
-    def create(ort, path, threads, providers):
+    def create(ort, path, threads, providers, trace):
         found.append(providers)
         return Session(ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]))
 
@@ -108,10 +108,10 @@ def test_graphs_are_captured_only_where_shapes_allow(asked, scores, pictures):
 def test_where_the_library_refuses_graphs_it_runs_without_and_says_so(asked, pictures, monkeypatch, caplog):
     create = onnxruntime_cuda.create_session
 
-    def refuse(ort, path, threads, providers):
+    def refuse(ort, path, threads, providers, trace):
         if "enable_cuda_graph" in providers[0][1]:
             raise EngineError(f"cannot load {path}", "not all nodes are on the CUDAExecutionProvider")
-        return create(ort, path, threads, providers)
+        return create(ort, path, threads, providers, trace)
 
     monkeypatch.setattr(onnxruntime_cuda, "create_session", refuse)
     with caplog.at_level(logging.INFO):

@@ -31,6 +31,7 @@ from taemi_runtime.engine import EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
 from taemi_runtime.input_checks import as_dtype
 from taemi_runtime.plan_sidecar import Shape
+from taemi_runtime.ranges import span
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 
@@ -187,8 +188,9 @@ class BoundEngine(OnnxRuntimeEngine):
         lent: contextlib.ExitStack,
     ) -> dict[str, Array]:
         slot = self._slot_of(feeds, {name: shape for name, (_, shape) in there.items()}, keep)
-        for name, array in feeds.items():
-            slot.inputs[name].update_inplace(array)
+        with span("upload"):
+            for name, array in feeds.items():
+                slot.inputs[name].update_inplace(array)
         for name, (address, shape) in there.items():
             slot.binding.bind_input(name, *self._device, np.dtype(self._feeds[name]), shape, address)
         apart: list[tuple[int, int, int]] = []
@@ -206,17 +208,19 @@ class BoundEngine(OnnxRuntimeEngine):
                 apart += [(place + source, to + target, nbytes) for (source, target, nbytes), to in cuts]
                 address = place
             slot.binding.bind_output(name, *self._device, kind, shape, address)
-        slot.binding.synchronize_inputs()
-        self._session.run_with_iobinding(slot.binding, slot.options)
-        slot.binding.synchronize_outputs()
+        with span("compute"):
+            slot.binding.synchronize_inputs()
+            self._session.run_with_iobinding(slot.binding, slot.options)
+            slot.binding.synchronize_outputs()
         for source, target, nbytes in apart:
             self._copies.copy(source, target, nbytes)
         # On the CPU these are views of the bound arrays: the caller gets copies.
-        return {
-            item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
-            for item in self.spec.outputs
-            if item.name not in keep
-        }
+        with span("download"):
+            return {
+                item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
+                for item in self.spec.outputs
+                if item.name not in keep
+            }
 
     def _whole_input(self, rows: DeviceRows, memory: Mapping[int, Any], lent: contextlib.ExitStack) -> int:
         """Return where an input lies in one piece: where it is, or where its parts are copied to."""

@@ -49,7 +49,7 @@ class OnnxRuntimeCpu(Backend):
         if kind == "auto" and "CUDAExecutionProvider" in ort.get_available_providers():
             _say_why_not_cuda()
         threads = thread_count(options)
-        session = create_session(ort, path, threads, ["CPUExecutionProvider"])
+        session = create_session(ort, path, threads, ["CPUExecutionProvider"], options.trace)
         return OnnxRuntimeEngine(
             session, spec, engine_info(ort, cls.name, path, spec, "cpu", threads, dict(facts))
         )

@@ -100,11 +100,12 @@ def _create(
     with _silent(ort):
         if options.cuda_graphs and has_fixed_shapes(spec):
             try:
-                return create_session(ort, path, threads, _providers(index, options, graphs=True)), True
+                providers = _providers(index, options, graphs=True)
+                return create_session(ort, path, threads, providers, options.trace), True
             except EngineError as error:
                 # It refuses graphs of which it places a node on the CPU.
                 _log.info("%s runs without CUDA graphs: %s", path, error.found)
-        return create_session(ort, path, threads, _providers(index, options)), False
+        return create_session(ort, path, threads, _providers(index, options), options.trace), False
 
 
 def _providers(index: int, options: EngineOptions, *, graphs: bool = False) -> list[Any]:

@@ -112,7 +112,9 @@ def installed_distributions() -> dict[str, str]:
     return found
 
 
-def create_session(ort: ModuleType, model: Path | bytes, threads: int, providers: list[Any]) -> Any:
+def create_session(
+    ort: ModuleType, model: Path | bytes, threads: int, providers: list[Any], trace: str = ""
+) -> Any:
     """Create a session, turning every refusal into an EngineError.
 
     Args:
@@ -120,6 +122,7 @@ def create_session(ort: ModuleType, model: Path | bytes, threads: int, providers
         model: The graph's file or its bytes.
         threads: Threads inside one call.
         providers: Providers with their options, best first.
+        trace: As in ``EngineOptions``.
 
     Raises:
         EngineError: The library refused the file, with its reason.
@@ -131,6 +134,9 @@ def create_session(ort: ModuleType, model: Path | bytes, threads: int, providers
     # Waiting threads sleep. Spinning, they take the cores from whatever decodes or runs beside: with two busy
     # cores a clip took three times as long.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if trace:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = trace
     settings.log_severity_level = _TALKATIVE if _log.isEnabledFor(logging.DEBUG) else _QUIET
     name = model if isinstance(model, Path) else "the built-in test graph"
     try:

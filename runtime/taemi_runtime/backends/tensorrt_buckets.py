@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from taemi_runtime.plan_sidecar import PlanProfile, Shape
+from taemi_runtime.ranges import span
 from taemi_runtime.spec import Array, GraphSpec, InputSpec, OutputSpec
 
 # Few enough to be captured, close enough together that padding costs less than a capture saves. A length
@@ -104,8 +105,9 @@ def fill(target: Array, source: Array) -> None:
         target: What is written, of the same number of axes.
         source: What is read.
     """
-    target[tuple(slice(length) for length in source.shape)] = source
-    for axis, length in enumerate(source.shape):
-        if length < target.shape[axis]:
-            before = tuple(slice(done) for done in source.shape[:axis])
-            target[(*before, slice(length, None))] = 0
+    with span("fill"):
+        target[tuple(slice(length) for length in source.shape)] = source
+        for axis, length in enumerate(source.shape):
+            if length < target.shape[axis]:
+                before = tuple(slice(done) for done in source.shape[:axis])
+                target[(*before, slice(length, None))] = 0

@@ -23,6 +23,7 @@ from taemi_runtime.cuda.contract import DeviceBuffer, DeviceLayer, Event, Graph,
 from taemi_runtime.device_array import Memory
 from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape
+from taemi_runtime.ranges import span
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, Piece, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array
 from taemi_runtime.stopwatch import SplitMs
@@ -274,13 +275,16 @@ class Lane:
             self._download(tensor, _nbytes(tensor, outputs[tensor.name]))
 
     def _upload(self, tensor: Tensor, nbytes: int) -> None:
-        self._stream.upload(self._buffers[tensor.name], self._twins[tensor.name], nbytes)
+        with span("queue upload"):
+            self._stream.upload(self._buffers[tensor.name], self._twins[tensor.name], nbytes)
 
     def _download(self, tensor: Tensor, nbytes: int) -> None:
-        self._stream.download(self._twins[tensor.name], self._buffers[tensor.name], nbytes)
+        with span("queue download"):
+            self._stream.download(self._twins[tensor.name], self._buffers[tensor.name], nbytes)
 
     def _wait(self) -> None:
-        self._stream.synchronise()
+        with span("wait"):
+            self._stream.synchronise()
 
     def _settle(self) -> None:
         """Let what is queued end, whatever becomes of it."""
