@@ -51,6 +51,21 @@ def run(
     device: Annotated[
         str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; auto is the CPU and CUDA.")
     ] = "auto",
+    clip: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Measure this clip from file to scores; may be repeated."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS",
+            help="AXIS, GRAPH.AXIS, presence, callers, max_fps, all (default) or none; may be repeated.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Labelled clips: the max_fps sweep says what each rate costs."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything, samples included.")
     ] = None,
@@ -68,6 +83,7 @@ def run(
     del debug
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
+    from taemi_bench.further import Further, check_further
     from taemi_bench.report import write_report
     from taemi_bench.run import run_bundle
     from taemi_bench.schedule import Schedule
@@ -89,6 +105,8 @@ def run(
     names = choose_graphs(opened, graph or ())
     choose_sizes({name: opened.manifest.graphs[name] for name in names}, sizes)
     choose_devices(device)
+    further = Further(tuple(clip or ()), tuple(sweep or ("all",)), data)
+    check_further(further, opened, names)
     source, why = open_checkpoint(bundle, opened.manifest, checkpoint)
     if source is None:
         say(f"no PyTorch rows: {why}", quiet=quiet)
@@ -102,6 +120,7 @@ def run(
             schedule=schedule,
             threads=threads,
             device=device,
+            further=further,
             progress=tick,
         )
     print_report(report)

@@ -54,9 +54,7 @@ def measure_rows(
         progress: Called after each round with the rounds done and the seconds passed.
     """
     try:
-        before = read_activity()
-        timing = interleave(rows, schedule, progress=progress)
-        noise = judge_noise(before, read_activity(), os.cpu_count() or 1)
+        timing, noise = time_rows(rows, schedule, progress)
         # After the timing: a row's first call ever is its cold one.
         parities = _parities(rows, timing, judge)
     finally:
@@ -67,6 +65,15 @@ def measure_rows(
         for row, samples, parity in zip(rows, timing.rows, parities, strict=True)
     )
     return Measured(reports, timing.rounds, timing.seconds, timing.stopped, noise)
+
+
+def time_rows(
+    rows: Sequence[Row], schedule: Schedule, progress: Callable[[int, float], None] | None = None
+) -> tuple[Timing, Noise]:
+    """Time rows against each other, and watch what else the machine does; arguments as above."""
+    before = read_activity()
+    timing = interleave(rows, schedule, progress=progress)
+    return timing, judge_noise(before, read_activity(), os.cpu_count() or 1)
 
 
 def _parities(rows: Sequence[Row], timing: Timing, judge: Judge | None) -> list[RowParity | None]:

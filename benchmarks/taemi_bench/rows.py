@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taemi_bench.resident_call import resident_call
 from taemi_bench.timer import describe_failure
 from taemi_runtime.backends import backend, open_engine, takers
-from taemi_runtime.engine import EngineOptions
+from taemi_runtime.engine import Engine, EngineOptions
 from taemi_runtime.errors import DeviceError, MissingExtraError, TaemiError
 from taemi_runtime.host import parse_device
 from taemi_runtime.spec import Array, Arrays, GraphSpec
@@ -42,6 +44,10 @@ class Row:
         failed: Whether ``why`` is a failure of something that should have run, and not a package or
             device that is not there.
         close: Frees what the row holds.
+        bind: Returns one call on other inputs, without opening anything again; ``None`` where the row is for
+            its inputs alone.
+        bind_resident: Likewise with inputs that lie on the device and outputs that stay there; ``None`` on a
+            CPU.
     """
 
     name: str
@@ -58,6 +64,8 @@ class Row:
     why: str = ""
     failed: bool = False
     close: Callable[[], None] = field(default=lambda: None)
+    bind: Callable[[Arrays], Callable[[], Any]] | None = None
+    bind_resident: Callable[[Arrays], Callable[[], Any]] | None = None
 
 
 def pytorch_row(
@@ -87,17 +95,19 @@ def pytorch_row(
     import torch
 
     row.versions = {"torch": str(torch.__version__)}
-    tensors = {key: torch.from_numpy(array.copy()) for key, array in inputs.items()}
     row.to_arrays = tensors_to_arrays
     if kind == "cpu":
-        reference = graph.reference
-        row.run = lambda: reference(tensors)
+        row.bind = functools.partial(_reference_call, graph)
+        row.run = row.bind(inputs)
         return row
     if index >= torch.cuda.device_count():
         row.why = f"torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
         return row
     try:
-        row.run = _cuda_call(graph, tensors, place)
+        module = copy.deepcopy(graph.module).eval().to(place)
+        row.bind = functools.partial(_cuda_call, graph, module, place)
+        row.bind_resident = functools.partial(_cuda_call, graph, module, place, stay=True)
+        row.run = row.bind(inputs)
     except RuntimeError as error:
         row.why, row.failed = describe_failure(error), True
     row.synchronise = lambda: torch.cuda.synchronize(place)
@@ -131,7 +141,7 @@ def engine_row(
     """
     kind, index = parse_device(device)
     place = f"cuda:{index}" if kind == "cuda" else "cpu"
-    row = Row(f"{_TITLES.get(name, name)} {precision}", name, precision, spec.name, place, file=file)
+    row = Row(f"{title(name)} {precision}", name, precision, spec.name, place, file=file)
     try:
         probe = backend(name).probe()
         if not probe.usable:
@@ -143,9 +153,10 @@ def engine_row(
         row.why = describe_failure(error)
         row.failed = not isinstance(error, MissingExtraError | DeviceError)
         return row
-    # An engine of half precision may describe itself with half-precision inputs.
-    fed = {item.name: inputs[item.name].astype(item.dtype, copy=False) for item in engine.spec.inputs}
-    row.run = lambda: engine.run(fed, check_values=False)
+    row.bind = functools.partial(_engine_call, engine)
+    if kind == "cuda" and engine.pool is not None:
+        row.bind_resident = functools.partial(resident_call, engine, engine.pool)
+    row.run = row.bind(inputs)
     row.to_arrays = dict
     row.threads = engine.info.threads if kind == "cpu" else 0
     row.versions = dict(engine.info.versions)
@@ -164,16 +175,44 @@ def tensors_to_arrays(outputs: Mapping[str, Any]) -> dict[str, Array]:
     return {name: tensor.detach().cpu().numpy() for name, tensor in outputs.items()}
 
 
-def _cuda_call(graph: ExportGraph, tensors: Mapping[str, Any], place: str) -> Callable[[], dict[str, Any]]:
+def title(backend_name: str) -> str:
+    """Return what a backend is called in tables."""
+    return _TITLES.get(backend_name, backend_name)
+
+
+def to_tensors(inputs: Arrays) -> dict[str, Any]:
+    """Copy arrays into tensors on the CPU."""
     import torch
 
-    module = copy.deepcopy(graph.module).eval().to(place)
+    return {name: torch.from_numpy(array.copy()) for name, array in inputs.items()}
+
+
+def _engine_call(engine: Engine, inputs: Arrays) -> Callable[[], dict[str, Array]]:
+    # An engine of half precision may describe itself with half-precision inputs.
+    fed = {item.name: inputs[item.name].astype(item.dtype, copy=False) for item in engine.spec.inputs}
+    return lambda: engine.run(fed, check_values=False)
+
+
+def _reference_call(graph: ExportGraph, inputs: Arrays) -> Callable[[], dict[str, Any]]:
+    tensors, reference = to_tensors(inputs), graph.reference
+    return lambda: reference(tensors)
+
+
+def _cuda_call(
+    graph: ExportGraph, module: Any, place: str, inputs: Arrays, *, stay: bool = False
+) -> Callable[[], dict[str, Any]]:
+    """Return a call; with ``stay`` its inputs lie on the device, and its outputs stay there."""
+    import torch
+
+    tensors = to_tensors(inputs)
+    if stay:
+        tensors = {name: tensor.to(place) for name, tensor in tensors.items()}
     names = [item.name for item in graph.spec.outputs]
 
     def call() -> dict[str, Any]:
         with torch.inference_mode():
             found = module(*(tensors[item.name].to(place) for item in graph.spec.inputs))
             values = found if isinstance(found, tuple | list) else (found,)
-            return {name: value.cpu() for name, value in zip(names, values, strict=True)}
+            return {name: value if stay else value.cpu() for name, value in zip(names, values, strict=True)}
 
     return call

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from taemi_bench.further import Found, Further, FurtherRun, check_further
 from taemi_bench.machine import read_machine
 from taemi_bench.measured import Judge, Tick, measure_rows, meter
 from taemi_bench.parity import measure_parity
@@ -17,6 +18,7 @@ from taemi_bench.rows import Row, engine_backends, engine_row, pytorch_row, tens
 from taemi_bench.schedule import Schedule
 from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
+from taemi_bench.setting import SEED, Setting
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.draw import digest, draw_inputs
 from taemi_runtime.host import usable_cores
@@ -24,8 +26,6 @@ from taemi_runtime.spec import Array, Arrays, GraphSpec
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportGraph, ExportSource
-
-SEED = 20
 
 
 def run_bundle(
@@ -38,6 +38,7 @@ def run_bundle(
     schedule: Schedule | None = None,
     threads: int = 0,
     device: str = "auto",
+    further: Further | None = None,
     progress: Tick | None = None,
 ) -> Report:
     """Time every engine of a bundle against PyTorch, and measure how far apart their outputs are.
@@ -53,6 +54,7 @@ def run_bundle(
         schedule: How long each graph is measured.
         threads: Threads of every row on the CPU; 0 is every physical core that may be used.
         device: ``auto`` (the CPU, and CUDA where usable), ``cpu``, ``cuda`` or ``cuda:N``.
+        further: What else is measured: further scopes, and sweeps; nothing when ``None``.
         progress: Called with (graph, rounds done, rounds expected).
 
     Returns:
@@ -69,8 +71,11 @@ def run_bundle(
     devices = choose_devices(device)
     threads = threads or usable_cores()
     machine = read_machine()
+    if further is not None:
+        check_further(further, bundle, names)
     found_scopes: list[ScopeReport] = []
     found_rows: list[RowReport] = []
+    more = Found()
     for name in names:
         graph, note = graph_source(source, name, source_note)
         measured = _measure_graph(
@@ -80,6 +85,12 @@ def run_bundle(
         found_rows += measured[1]
         if measured[0].stopped == "interrupted":
             break
+    else:
+        if further is not None:
+            setting = Setting(bundle, source, source_note, devices, threads)
+            more = _measure_further(setting, further, chosen, schedule, progress)
+            found_scopes += more.scopes
+            found_rows += more.rows
     manifest = bundle.manifest
     return Report(
         bundle=bundle.folder.resolve().name,
@@ -93,7 +104,32 @@ def run_bundle(
         scopes=tuple(found_scopes),
         rows=tuple(found_rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sweeps=tuple(more.sweeps),
+        cut=more.cut,
     )
+
+
+def _measure_further(
+    setting: Setting,
+    further: Further,
+    chosen: Mapping[str, Mapping[str, int]],
+    schedule: Schedule,
+    progress: Tick | None,
+) -> Found:
+    source, threads = setting.source, setting.threads
+
+    def build(name: str, inputs: Arrays, devices: Sequence[str]) -> list[Row]:
+        graph, note = graph_source(source, name, setting.note)
+        return _build_rows(setting.bundle, name, inputs, graph, note, threads, devices)
+
+    def judge(name: str, inputs: Arrays) -> Judge | None:
+        graph, _ = graph_source(source, name, setting.note)
+        spec = setting.bundle.manifest.graphs[name]
+        return None if graph is None else _judge(spec, chosen[name], inputs, graph)
+
+    graph = source.graphs[0] if source is not None else None
+    with _torch_settings(graph, threads):
+        return FurtherRun(setting, further, chosen, schedule, build, judge, progress).run()
 
 
 def _measure_graph(
