@@ -108,7 +108,7 @@ def callers_sweep(scope: str, sizes: dict[str, int], rows: Sequence[Row], items:
         "threads": f"a call on the CPU may use {threads} threads; callers share the cores",
         "latency": "of each caller's calls, while the others call, too",
     }
-    return Sweep(scope, AXIS, points, SECONDS, notes)
+    return Sweep(scope, AXIS, points, SECONDS, notes=notes)
 
 
 def _rows(rows: Sequence[Row], some: dict[str, Callers]) -> list[Row]:

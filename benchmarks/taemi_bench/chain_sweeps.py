@@ -12,20 +12,21 @@ from taemi_bench.chains import Chain
 from taemi_bench.feature_scope import NAME as FEATURES
 from taemi_bench.feature_scope import draw_clips
 from taemi_bench.graph_sweeps import (
-    AXIS_SECONDS,
-    GROWTH_SECONDS,
+    LENGTH_SECONDS,
+    OTHER_SECONDS,
     PRESENCE,
     condition_name,
     conditions,
     without,
 )
 from taemi_bench.measured import Tick
+from taemi_bench.row_report import RowReport
 from taemi_bench.rows import PYTORCH, Row
 from taemi_bench.scope_report import SweepRow
-from taemi_bench.sweep import PlannedPoint, Sweep, item_summary
+from taemi_bench.sweep import Pace, PlannedPoint, Sweep, item_summary
 from taemi_bench.timer import Samples
 from taemi_runtime.spec import GraphSpec
-from taemi_runtime.whole_way import WholeModel, Words
+from taemi_runtime.whole_way import WholeModel, Words, share_left
 
 if TYPE_CHECKING:
     from taemi.evaluate.rates import LabelledRates
@@ -80,28 +81,39 @@ def feature_presence(spec: GraphSpec, chains: Sequence[Chain], chosen: Mapping[s
         return [chain.row_of(FEATURES, call) for chain in chains]
 
     points = [_condition(spec, chosen, flags, partial(rows, flags)) for flags in conditions(spec)]
-    return Sweep(FEATURES, PRESENCE, points, AXIS_SECONDS)
+    return Sweep(FEATURES, PRESENCE, points, OTHER_SECONDS)
 
 
-def file_presence(spec: GraphSpec, chains: Sequence[Chain], clip: SpokenClip) -> Sweep:
+def file_presence(
+    spec: GraphSpec, chains: Sequence[Chain], clip: SpokenClip, measured: Sequence[RowReport]
+) -> Sweep:
     """Return the sweep over what is missing of a clip: the encoder of what is missing does not run.
 
     Args:
         spec: The first graph.
         chains: The models, open as a whole.
         clip: The clip.
+        measured: The rows of its scope.
     """
+    ran = [row for row in measured if row.scope == clip.scope and row.latency_ms is not None]
+    longest = max(ran, key=lambda row: sum(row.stages_ms.values()), default=None)
+
+    def rows(flags: tuple[bool, ...]) -> list[Row]:
+        return [clip.call(chain, present=flags) for chain in chains]
+
     points = [
         PlannedPoint(
             condition_name(spec, flags),
             None,
             {},
-            partial(lambda flags: [clip.call(chain, present=flags) for chain in chains], flags),
+            partial(rows, flags),
+            work=share_left(longest.stages_ms, flags) if longest is not None else 1.0,
         )
         for flags in conditions(spec)
     ]
     notes = {"missing": "tracks of what is missing are not decoded, and its encoder does not run"}
-    return Sweep(clip.scope, PRESENCE, points, GROWTH_SECONDS, notes)
+    pace = Pace(sum(row.latency_ms.mean for row in ran if row.latency_ms is not None) / 1e3)
+    return Sweep(clip.scope, PRESENCE, points, LENGTH_SECONDS, pace, notes)
 
 
 def rate_sweep(
@@ -130,14 +142,14 @@ def rate_sweep(
             value=rate,
             sizes={},
             rows=partial(lambda rate: [clip.call(chain, max_fps=rate) for chain in chains], rate),
-            work=1.0 + rate,
+            work=rate,
             summarise=partial(summarise, place),
         )
         for place, rate in enumerate(rates)
     ]
     notes = {"timed": clip.path.name}
     notes["rho"] = labelled.note if labelled is not None else "no labels: name labelled clips with --data DIR"
-    return Sweep(clip.scope, RATE, points, GROWTH_SECONDS, notes)
+    return Sweep(clip.scope, RATE, points, LENGTH_SECONDS, notes=notes)
 
 
 def labelled_rates(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,8 +28,8 @@ INCLUDES = (
     "run beside one another and may add up to more than the call; words come from a text or subtitle file "
     "beside the clip, nothing listens"
 )
-SLOW_SECONDS = 5.0
-"""A clip of which one call takes longer is measured once."""
+SLOW_SECONDS, MAX_SECONDS = 5.0, 60.0
+"""A row whose call takes longer than the first is not warmed up; no round begins after the second."""
 NO_CLIP = "no --clip was given: name a clip with --clip FILE"
 
 
@@ -91,7 +90,13 @@ def clip_scope(setting: Setting, chains: Sequence[Chain], calls: ClipCalls) -> S
     judge: Judge | None = None
     if reference is not None:
         eager = reference.row.name
-        judge = score_judge(setting.first, setting.first.chain_gates, lambda: calls.scores[eager])
+        # Where nothing is said of the whole way, its last graph's gate holds; the correlation that a gate
+        # asks for is one over many clips.
+        gates = {
+            precision: replace(gate, min_rho=None)
+            for precision, gate in {**setting.first.gates, **setting.first.chain_gates}.items()
+        }
+        judge = score_judge(setting.first, gates, lambda: calls.scores[eager])
     return Scope(
         name=name,
         kind="file",
@@ -110,41 +115,16 @@ def file_name(path: Path | None = None) -> str:
     return NAME if path is None else f"{NAME}: {path.name}"
 
 
-def no_clip_scope(setting: Setting, path: Path | None = None, why: str = NO_CLIP) -> Scope:
-    """Return the scope of a clip that cannot be measured: its rows say why.
-
-    Args:
-        setting: What is measured.
-        path: The clip; ``None`` where none was given, which is no failure.
-        why: Why not.
-    """
-    name = file_name(path)
-    rows = [
-        replace(row, scope=name, why=row.why or why, failed=path is not None and not row.why)
-        for row, _ in planned_rows(setting)
-    ]
-    return Scope(name, "file", INCLUDES, {}, 0, "", rows)
+def no_clip_scope(setting: Setting) -> Scope:
+    """Return the scope where no clip was given: its rows say so."""
+    rows = [replace(row, scope=NAME, why=row.why or NO_CLIP) for row, _ in planned_rows(setting)]
+    return Scope(NAME, "file", INCLUDES, {}, 0, "", rows)
 
 
-def paced(schedule: Schedule, chains: Sequence[Chain], path: Path) -> Schedule:
-    """Return how long a clip is measured: once, where one call takes seconds already.
-
-    Args:
-        schedule: What was asked for.
-        chains: The models; the last one that runs makes the call that decides.
-        path: The clip.
-
-    Raises:
-        TaemiError: The clip cannot be scored.
-    """
-    models = [chain.model for chain in chains if chain.model is not None]
-    if not models:
-        return schedule
-    start = time.perf_counter()
-    models[-1].score_file(path, words_beside(path))
-    if time.perf_counter() - start < SLOW_SECONDS:
-        return schedule
-    return replace(schedule, rounds=1, seconds=0.0, warmup_calls=0, warmup_seconds=0.0)
+def clip_schedule(schedule: Schedule) -> Schedule:
+    """Return how long a clip is measured: one of which a call takes half a minute is measured once."""
+    most = max(schedule.seconds, min(schedule.max_seconds, MAX_SECONDS))
+    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most)
 
 
 def with_rho(rows: Sequence[RowReport], clips: Sequence[ClipCalls], reference: str) -> list[RowReport]:

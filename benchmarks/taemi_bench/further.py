@@ -17,7 +17,7 @@ from taemi_bench.chain_sweeps import (
     rate_sweep,
 )
 from taemi_bench.chains import Chain, can_run, open_chains, reference_of
-from taemi_bench.clip_scope import ClipCalls, clip_scope, file_name, no_clip_scope, paced, with_rho
+from taemi_bench.clip_scope import ClipCalls, clip_schedule, clip_scope, file_name, no_clip_scope, with_rho
 from taemi_bench.device_scope import device_scope
 from taemi_bench.feature_scope import feature_scope
 from taemi_bench.graph_sweeps import PRESENCE, axes_of, items_of, length_sweep, presence_sweep
@@ -90,6 +90,7 @@ def check_further(further: Further, bundle: Bundle, graphs: Sequence[str]) -> No
 
     Raises:
         UsageError: No graph has such an axis, or there is no such clip or folder.
+        MediaError: What lies beside a clip as its words is no text.
     """
     axes = {name: axes_of(bundle.manifest.graphs[name]) for name in graphs}
     known = [ALL, NONE, *(axis for some in axes.values() for axis in some), CALLERS, RATE]
@@ -101,6 +102,7 @@ def check_further(further: Further, bundle: Bundle, graphs: Sequence[str]) -> No
     for path in further.clips:
         if not path.is_file():
             raise UsageError(f"cannot measure clip {path}", "there is no such file", "Name a clip's file")
+        words_beside(path)
     if further.data is not None and not further.data.is_dir():
         raise UsageError(
             f"cannot read labelled clips in {further.data}", "there is no such folder", "Name a corpus"
@@ -119,6 +121,7 @@ class FurtherRun:
         schedule: How long each scope is measured.
         build: Opens the rows of a graph.
         judge: Returns what compares them.
+        measured: The graphs' rows as they were measured, which say what a sweep will take.
         progress: Called with (what is measured, rounds done, rounds expected).
     """
 
@@ -128,6 +131,7 @@ class FurtherRun:
     schedule: Schedule
     build: BuildRows
     judge: MakeJudge
+    measured: Sequence[RowReport] = ()
     progress: Tick | None = None
     found: Found = field(default_factory=Found)
 
@@ -178,7 +182,8 @@ class FurtherRun:
             if not can_run(chains):
                 return
             if further.clips and self._sweeps_presence():
-                self._sweep(file_presence(self.setting.first, chains, _spoken(further.clips[0])))
+                clip = _spoken(further.clips[0])
+                self._sweep(file_presence(self.setting.first, chains, clip, self.found.rows))
             if rates:
                 self._rates(chains)
 
@@ -187,14 +192,7 @@ class FurtherRun:
         before = len(self.found.rows)
         try:
             for calls in clips:
-                try:
-                    schedule = paced(self.schedule, chains, calls.path)
-                except TaemiError as error:
-                    self._measure(
-                        no_clip_scope(self.setting, calls.path, describe_failure(error)), self.schedule
-                    )
-                else:
-                    self._measure(clip_scope(self.setting, chains, calls), schedule)
+                self._measure(clip_scope(self.setting, chains, calls), clip_schedule(self.schedule))
         finally:
             reference = reference_of(chains)
             if reference is not None:
@@ -224,12 +222,18 @@ class FurtherRun:
         if not axes and not callers:
             return
         rows = self.build(name, self._draw(name), self.setting.devices)
+        ran = {row.name for row in rows if row.run is not None}
+        call_seconds = sum(
+            row.latency_ms.mean / 1e3
+            for row in self.measured
+            if row.scope == name and row.name in ran and row.latency_ms is not None
+        )
         try:
             for axis in axes:
                 if axis == PRESENCE:
                     self._sweep(presence_sweep(spec, chosen, rows))
                 else:
-                    self._sweep(length_sweep(spec, chosen, spec.symbol(axis), rows))
+                    self._sweep(length_sweep(spec, chosen, spec.symbol(axis), rows, call_seconds))
             if callers:
                 full = spec.sizes(chosen)
                 self._sweep(callers_sweep(name, full, rows, items_of(spec, full)))

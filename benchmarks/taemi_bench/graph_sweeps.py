@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from taemi_bench.rows import Row
 from taemi_bench.setting import SEED
-from taemi_bench.sweep import PlannedPoint, Sweep
+from taemi_bench.sweep import Pace, PlannedPoint, Sweep
 from taemi_bench.timer import describe_failure
 from taemi_runtime.draw import draw_inputs
 from taemi_runtime.spec import Arrays, GraphSpec, Symbol
@@ -21,7 +21,8 @@ SHARES = (16, 8, 4, 2, 1)
 UNBOUNDED = 4
 """An axis without a limit is swept to so many times its typical length."""
 PRESENCE = "presence"
-GROWTH_SECONDS, AXIS_SECONDS = 120.0, 40.0
+LENGTH_SECONDS, OTHER_SECONDS = 120.0, 60.0
+"""How long a sweep over a length, or over anything else, may take."""
 NOTHING = "nothing"
 
 
@@ -46,7 +47,9 @@ def axis_values(spec: GraphSpec, symbol: Symbol) -> list[int]:
     return sorted({min(max(length, symbol.minimum), top) for length in wanted})
 
 
-def length_sweep(spec: GraphSpec, chosen: Mapping[str, int], symbol: Symbol, rows: Sequence[Row]) -> Sweep:
+def length_sweep(
+    spec: GraphSpec, chosen: Mapping[str, int], symbol: Symbol, rows: Sequence[Row], call_seconds: float = 0.0
+) -> Sweep:
     """Return the sweep over one axis; the others keep their lengths.
 
     Args:
@@ -54,6 +57,7 @@ def length_sweep(spec: GraphSpec, chosen: Mapping[str, int], symbol: Symbol, row
         chosen: Lengths of its free symbols, typical ones where unsaid.
         symbol: The axis.
         rows: The graph's rows, open.
+        call_seconds: One call of each row together, at the chosen lengths; 0 where that is not known.
     """
     points = []
     for length in axis_values(spec, symbol):
@@ -69,8 +73,10 @@ def length_sweep(spec: GraphSpec, chosen: Mapping[str, int], symbol: Symbol, row
                 work=float(length),
             )
         )
-    only = len(spec.free_symbols) == 1
-    return Sweep(spec.name, symbol.name, points, GROWTH_SECONDS if only else AXIS_SECONDS)
+    is_batch = symbol.name == spec.inputs[0].shape[0] and len(spec.free_symbols) > 1
+    seconds = OTHER_SECONDS if is_batch else LENGTH_SECONDS
+    pace = Pace(call_seconds, float(spec.sizes(chosen)[symbol.name]))
+    return Sweep(spec.name, symbol.name, points, seconds, pace)
 
 
 def presence_sweep(spec: GraphSpec, chosen: Mapping[str, int], rows: Sequence[Row]) -> Sweep:
@@ -93,7 +99,7 @@ def presence_sweep(spec: GraphSpec, chosen: Mapping[str, int], rows: Sequence[Ro
 
         points.append(PlannedPoint(condition_name(spec, flags), None, full, _rows(rows, draw), items=count))
     note = {"missing": "a missing input has the shortest length that the graph takes"}
-    return Sweep(spec.name, PRESENCE, points, AXIS_SECONDS, note)
+    return Sweep(spec.name, PRESENCE, points, OTHER_SECONDS, notes=note)
 
 
 def items_of(spec: GraphSpec, sizes: Mapping[str, int]) -> int:

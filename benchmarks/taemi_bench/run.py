@@ -88,7 +88,7 @@ def run_bundle(
     else:
         if further is not None:
             setting = Setting(bundle, source, source_note, devices, threads)
-            more = _measure_further(setting, further, chosen, schedule, progress)
+            more = _measure_further(setting, further, chosen, schedule, found_rows, progress)
             found_scopes += more.scopes
             found_rows += more.rows
     manifest = bundle.manifest
@@ -114,6 +114,7 @@ def _measure_further(
     further: Further,
     chosen: Mapping[str, Mapping[str, int]],
     schedule: Schedule,
+    measured: Sequence[RowReport],
     progress: Tick | None,
 ) -> Found:
     source, threads = setting.source, setting.threads
@@ -129,7 +130,7 @@ def _measure_further(
 
     graph = source.graphs[0] if source is not None else None
     with _torch_settings(graph, threads):
-        return FurtherRun(setting, further, chosen, schedule, build, judge, progress).run()
+        return FurtherRun(setting, further, chosen, schedule, build, judge, measured, progress).run()
 
 
 def _measure_graph(

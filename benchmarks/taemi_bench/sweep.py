@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from taemi_bench.measured import Tick, meter, time_rows
 from taemi_bench.rows import Row
@@ -21,6 +21,7 @@ POINT = Schedule(
     warmup_calls=1,
     warmup_seconds=0.02,
     block_seconds=0.03,
+    slow_seconds=5.0,
 )
 """A point of a fast row has up to 40 samples in its four rounds."""
 ONCE = Schedule(rounds=1, seconds=0.0, max_rounds=1, warmup_calls=0, warmup_seconds=0.0, settle_seconds=0.0)
@@ -86,6 +87,7 @@ class Sweep:
         axis: What changes.
         points: The points, the least work first.
         seconds: Points that would not end within so many are left out.
+        pace: What is known of its calls before the first point.
         notes: What a reader should know.
     """
 
@@ -93,6 +95,7 @@ class Sweep:
     axis: str
     points: Sequence[PlannedPoint]
     seconds: float
+    pace: Pace = field(default_factory=Pace)
     notes: dict[str, str] = field(default_factory=dict)
 
 
@@ -118,7 +121,7 @@ def measure_sweep(sweep: Sweep, progress: Tick | None = None) -> SweepReport:
 
 
 def _measure(sweep: Sweep, notes: dict[str, str], progress: Tick | None) -> Iterator[SweepPoint]:
-    pace, spent = Pace(), 0.0
+    pace, spent = replace(sweep.pace), 0.0
     left_out = []
     for point in sweep.points:
         expected = pace.expect(point)
@@ -150,10 +153,8 @@ def item_summary(items: int) -> Summary:
 
     def summarise(row: Row, samples: Samples) -> SweepRow:
         latency = Latency.from_values(samples.values_ms)
-        rate = None
-        if latency is not None:
-            # The median where there is one: a single disturbed call must not stand for the point.
-            rate = items * 1e3 / (latency.p50 if latency.p50 is not None else latency.mean)
+        # By the median, however few they are: one disturbed call must not stand for the point.
+        rate = items * 1e3 / statistics.median(samples.values_ms) if samples.values_ms else None
         return SweepRow(row.name, latency, rate, samples.why)
 
     return summarise

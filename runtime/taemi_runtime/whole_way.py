@@ -94,6 +94,22 @@ def why_not_whole(manifest: Manifest, path: Path) -> str:
     return ""
 
 
+def share_left(stages_ms: Mapping[str, float], present: Sequence[bool]) -> float:
+    """Return which share of a clip's work is left when only some of its modalities are looked at, about.
+
+    Args:
+        stages_ms: How long each stage of the whole clip was busy.
+        present: In the order of the presence flags which modalities are looked at.
+    """
+    # Nearly all of decoding is that of frames.
+    stages = (("audio",), ("vision", "faces", "decode"), ("text", "asr"))
+    parts = [sum(stages_ms.get(stage, 0.0) for stage in some) for some in stages]
+    rest = stages_ms.get("fusion", 0.0)
+    whole = rest + sum(parts)
+    left = rest + sum(part for part, flag in zip(parts, present, strict=True) if flag)
+    return left / whole if whole else 1.0
+
+
 def words_beside(path: Path) -> Words:
     """Return the transcript beside a clip, NAME.txt, NAME.vtt or NAME.srt; one without text if there is none.
 

@@ -16,7 +16,7 @@ from taemi_runtime.manifest import Source, file_sha256
 from tests.benchmarks.toys import make_bundle, weight
 
 ROOT = Path(__file__).parents[2]
-QUICK = ("--rounds", "6", "--seconds", "0", "--threads", "1", "--device", "cpu")
+QUICK = ("--rounds", "6", "--seconds", "0", "--threads", "1", "--sweep", "none", "--device", "cpu")
 FAMILY = """
 from dataclasses import replace
 from tests.benchmarks.toys import toy_source
@@ -62,6 +62,10 @@ def test_a_bundle_is_measured_against_the_checkpoint_that_lies_near_it(demo, plu
     done = bench("run", demo / "toy.taemi", *QUICK, "--json", report, "--markdown", table, plugins=plugins)
     assert done.returncode == 0, done.stderr
     rows = json.loads(report.read_text())["rows"]
+    # A toy scores no clips: whole models say so.
+    whole = [row for row in rows if row["scope"] in ("features to scores", "file to scores")]
+    assert {row["state"] for row in whole} == {"not run"}
+    rows = [row for row in rows if row not in whole]
     assert [(row["scope"], row["backend"], row["state"]) for row in rows] == [
         ("frames", "pytorch", "ran"),
         ("frames", "onnxruntime-cpu", "ran"),
@@ -109,11 +113,13 @@ def test_without_a_checkpoint_it_says_so_and_measures(tmp_path):
         (("--size", "depth=3"), 2, "no graph has such a free axis"),
         (("--graph", "none"), 2, "frames, squares"),
         (("--device", "tpu"), 2, "cuda:N"),
+        (("--sweep", "depth"), 2, "squares.batch"),
+        (("--clip", "none.mp4"), 2, "there is no such file"),
     ],
 )
 def test_usage_errors_are_one_message_and_exit_code_2(demo, arguments, code, said):
     done = bench(
-        "run", demo / "toy.taemi", *QUICK[:6], *(QUICK[6:] if "--device" not in arguments else ()), *arguments
+        "run", demo / "toy.taemi", *QUICK[:8], *(QUICK[8:] if "--device" not in arguments else ()), *arguments
     )
     assert done.returncode == code
     assert said in done.stderr
