@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from taemi_bench.rows import PYTORCH, Row, engine_backends, title
+from taemi_bench.engine_rows import engine_backends, title
+from taemi_bench.pytorch_rows import EAGER
+from taemi_bench.rows import PYTORCH, Row, Way
 from taemi_bench.scopes import SCORES
 from taemi_bench.setting import Setting
 from taemi_bench.timer import describe_failure
@@ -22,8 +24,6 @@ from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import DeviceError, MissingExtraError, TaemiError
 from taemi_runtime.spec import Array
 from taemi_runtime.whole_way import Scored, WholeModel, why_not_whole
-
-EAGER = "PyTorch eager fp32"
 
 
 @dataclass
@@ -33,13 +33,11 @@ class Chain:
     Args:
         row: What its rows have in common; ``why`` says why it cannot run here.
         model: The model, opened; ``None`` where it cannot run.
-        load_ms: How long opening took; ``None`` for PyTorch, whose weights are open already.
         path: What was opened.
     """
 
     row: Row
     model: WholeModel | None = None
-    load_ms: float | None = None
     path: Path | None = None
 
     @property
@@ -90,6 +88,7 @@ def open_chains(setting: Setting, prepare: Callable[[WholeModel], Any]) -> Itera
     chains: list[Chain] = []
     try:
         for row, path in planned_rows(setting):
+            row.why = row.why or setting.choice.why_not(Way(row))
             chain = Chain(row)
             chains.append(chain)
             if not row.why:
@@ -150,7 +149,7 @@ def _open(
             model.close()
         return
     if row.backend != PYTORCH:  # its weights were read long before
-        chain.load_ms = (time.perf_counter() - start) * 1e3
+        row.load_ms = (time.perf_counter() - start) * 1e3
     chain.model = model
     row.threads = info.threads if row.device == "cpu" else 0
     row.versions = dict(info.versions)

@@ -40,11 +40,16 @@ def run(
         list[str] | None,
         typer.Option(metavar="S=N", help="Length of an axis, SYMBOL=N or GRAPH.SYMBOL=N; may be repeated."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Fewest rounds of each graph.")] = 50,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Fewest rounds of each graph: 30, with --quick 10.")
+    ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Shortest time of each graph; both are reached.")
-    ] = 3.0,
-    max_seconds: Annotated[float, typer.Option(min=0, help="Longest time of each graph.")] = 120.0,
+        float | None,
+        typer.Option(min=0, help="Shortest time of each graph: 3 s, with --quick 1 s; both are reached."),
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Longest time of each graph: 60 s, with --quick 15 s.")
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="Threads of every row on the CPU; 0 is every core that may be used.")
     ] = 0,
@@ -66,6 +71,23 @@ def run(
         Path | None,
         typer.Option(metavar="DIR", help="Labelled clips: the max_fps sweep says what each rate costs."),
     ] = None,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORD", help="Only rows with this word in their names; may be repeated."),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="WORD", help="No such rows, e.g. openvino; may be repeated.")
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="WORD", help="Also max-autotune, which compiles for minutes."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No compiled rows, memory or sweeps, fewer rounds: a first look.")
+    ] = False,
+    memory_seconds: Annotated[
+        float, typer.Option(min=0, help="Time for measuring each row's memory; 0 leaves it out.")
+    ] = 120.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything, samples included.")
     ] = None,
@@ -84,19 +106,18 @@ def run(
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
     from taemi_bench.further import Further, check_further
+    from taemi_bench.pytorch_rows import COMPILED
     from taemi_bench.report import write_report
-    from taemi_bench.run import run_bundle
-    from taemi_bench.schedule import Schedule
+    from taemi_bench.rows import RowChoice
+    from taemi_bench.run import check_choice, run_bundle
+    from taemi_bench.schedule import default_schedule
     from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
     from taemi_bench.tables import print_report, write_markdown
     from taemi_runtime.bundle import Bundle
 
-    schedule = Schedule(
-        rounds=rounds,
-        seconds=seconds,
-        max_rounds=max(rounds, Schedule.max_rounds),
-        max_seconds=max(seconds, max_seconds),
-    )
+    schedule = default_schedule(quick=quick, rounds=rounds, seconds=seconds, max_seconds=max_seconds)
+    usual = () if quick else (COMPILED, "reduce-overhead")
+    choice = RowChoice(tuple(rows or ()), tuple(without or ()), (*usual, *(also or ())))
     for path in (json_file, markdown):
         if path is not None and path.is_dir():
             raise UsageError(f"cannot write {path}", "it is a folder", "Name a file")
@@ -104,8 +125,8 @@ def run(
     # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
     names = choose_graphs(opened, graph or ())
     choose_sizes({name: opened.manifest.graphs[name] for name in names}, sizes)
-    choose_devices(device)
-    further = Further(tuple(clip or ()), tuple(sweep or ("all",)), data)
+    check_choice(opened, names, choose_devices(device), choice)
+    further = Further(tuple(clip or ()), tuple(sweep or (("none",) if quick else ("all",))), data)
     check_further(further, opened, names)
     source, why = open_checkpoint(bundle, opened.manifest, checkpoint)
     if source is None:
@@ -121,6 +142,8 @@ def run(
             threads=threads,
             device=device,
             further=further,
+            choice=choice,
+            memory_seconds=0.0 if quick else memory_seconds,
             progress=tick,
         )
     print_report(report)

@@ -12,10 +12,11 @@ import numpy as np
 
 from taemi_bench.chains import Chain, planned_rows, reference_of, scores_of
 from taemi_bench.measured import Judge
+from taemi_bench.parity import rank_correlation
 from taemi_bench.row_report import RowReport
 from taemi_bench.rows import PYTORCH
 from taemi_bench.schedule import Schedule
-from taemi_bench.scopes import SCORES, Scope, rank_correlation, score_judge
+from taemi_bench.scopes import SCORES, Scope, score_judge
 from taemi_bench.setting import Setting
 from taemi_runtime.manifest import file_sha256
 from taemi_runtime.spec import Array
@@ -79,12 +80,11 @@ def clip_scope(setting: Setting, chains: Sequence[Chain], calls: ClipCalls) -> S
         )
         for chain in chains
     ]
-    loads = {chain.row.name: chain.load_ms for chain in chains}
 
     def finish(report: RowReport) -> RowReport:
         # Neither the cold call nor the warm-up.
         stages = calls.medians(report.name, 1 + report.warmup_calls)
-        return replace(report, load_ms=loads[report.name], stages_ms=stages)
+        return replace(report, stages_ms=stages)
 
     reference = reference_of(chains)
     judge: Judge | None = None
@@ -124,7 +124,7 @@ def no_clip_scope(setting: Setting) -> Scope:
 def clip_schedule(schedule: Schedule) -> Schedule:
     """Return how long a clip is measured: one of which a call takes half a minute is measured once."""
     most = max(schedule.seconds, min(schedule.max_seconds, MAX_SECONDS))
-    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most)
+    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most, least_rounds=0)
 
 
 def with_rho(rows: Sequence[RowReport], clips: Sequence[ClipCalls], reference: str) -> list[RowReport]:

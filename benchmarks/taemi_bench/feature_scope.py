@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from taemi_bench.chains import Chain, reference_of, scores_of
-from taemi_bench.row_report import RowReport
-from taemi_bench.scopes import SCORES, Scope, rank_correlation, score_judge
+from taemi_bench.scopes import SCORES, Scope, score_judge
 from taemi_bench.setting import SEED, Setting
 from taemi_runtime.draw import digest, draw_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec
@@ -64,15 +62,12 @@ def feature_scope(setting: Setting, chains: Sequence[Chain], sizes: Mapping[str,
     """
     spec = setting.first
     clips = draw_clips(spec, sizes, COMPARED_CLIPS)
-    found: dict[str, Array] = {}
 
     def compared(chain: Chain) -> dict[str, Array]:
         if chain.model is None:
             return {}
         # Each clip in a call of its own, as it is timed.
-        scores = scores_of([one for clip in clips for one in chain.model.score_features([clip])])
-        found[chain.row.name] = scores[SCORES]
-        return scores
+        return scores_of([one for clip in clips for one in chain.model.score_features([clip])])
 
     def call(model: WholeModel) -> list[Scored]:
         return model.score_features(clips[:1])
@@ -84,14 +79,6 @@ def feature_scope(setting: Setting, chains: Sequence[Chain], sizes: Mapping[str,
         rows.append(row)
     reference = reference_of(chains)
     expected = functools.cache(lambda: compared(reference)[SCORES]) if reference is not None else None
-    loads = {chain.row.name: chain.load_ms for chain in chains}
-
-    def finish(report: RowReport) -> RowReport:
-        report = replace(report, load_ms=loads[report.name])
-        if expected is None or report.name not in found or report.max_abs is None:
-            return report
-        return replace(report, rho=rank_correlation(found[report.name], expected()))
-
     return Scope(
         name=NAME,
         kind="features",
@@ -103,7 +90,6 @@ def feature_scope(setting: Setting, chains: Sequence[Chain], sizes: Mapping[str,
         ),
         rows=rows,
         judge=score_judge(spec, spec.gates, expected) if expected is not None else None,
-        finish=finish,
     )
 
 

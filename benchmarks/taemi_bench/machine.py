@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from taemi_bench.gpu_watch import GpuActivity
 from taemi_bench.nvidia_smi import Gpu, read_gpus
 from taemi_runtime.host import package_versions, usable_cores
 
@@ -23,6 +24,9 @@ PACKAGES = (
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-rtx",
+    "openvino",
+    "triton",
+    "scipy",
     "cuda-bindings",
     "pycuda",
     "numpy",
@@ -31,6 +35,9 @@ PACKAGES = (
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY")
 STEAL_NOTED = 0.01
 OTHERS_NOTED = 0.05
+THROTTLED_NOTED = 0.01
+_CPU_STAT = Path("/sys/fs/cgroup/cpu.stat")
+_CPU_ROOT = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Machine:
         thread_variables: Environment variables that size thread pools, where set.
         gpus: Every NVIDIA device.
         gpu_note: Why there is none, when there is none.
+        cpu_mhz: The fastest core's clock when the run began; ``None`` if unknown.
     """
 
     cpu: str
@@ -62,6 +70,7 @@ class Machine:
     thread_variables: dict[str, str] = field(default_factory=dict)
     gpus: tuple[Gpu, ...] = ()
     gpu_note: str = ""
+    cpu_mhz: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Activity:
         busy_seconds: CPU time that the host spent on anything; ``None`` where it does not say.
         steal_seconds: CPU time that a hypervisor gave to other machines; likewise.
         load: The one-minute load average; likewise.
+        throttled_seconds: How long a container's CPU quota held this process back; likewise.
+        hot: How often a core was slowed down because it was too hot; likewise.
     """
 
     wall_seconds: float
@@ -81,6 +92,8 @@ class Activity:
     busy_seconds: float | None
     steal_seconds: float | None
     load: float | None
+    throttled_seconds: float | None = None
+    hot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,7 @@ class Noise:
         others_share: CPU time of all other processes as a share of all cores; ``None`` if unknown.
         steal_share: CPU time taken by other virtual machines as a share of all cores; likewise.
         note: What a reader should know; empty when the machine was quiet.
+        gpu: What the GPU did; ``None`` where no row used one.
     """
 
     seconds: float
@@ -102,13 +116,14 @@ class Noise:
     others_share: float | None
     steal_share: float | None
     note: str = ""
+    gpu: GpuActivity | None = None
 
 
 def read_machine() -> Machine:
     """Describe this machine; whatever cannot be found out is left empty."""
     gpus, gpu_note = read_gpus()
     return Machine(
-        cpu=_cpu_model(Path("/proc/cpuinfo")),
+        cpu=next(iter(_cpu_facts("model name")), platform.processor() or platform.machine()),
         cores_online=os.cpu_count() or 1,
         cores_usable=usable_cores(),
         memory_bytes=_usable_memory(),
@@ -119,6 +134,7 @@ def read_machine() -> Machine:
         thread_variables={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         gpus=gpus,
         gpu_note=gpu_note,
+        cpu_mhz=max(map(float, _cpu_facts("cpu MHz")), default=None),
     )
 
 
@@ -141,7 +157,9 @@ def read_activity(stat: Path = Path("/proc/stat")) -> Activity:
     except (OSError, ValueError, IndexError):
         pass
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return Activity(time.monotonic(), own, busy, steal, load)
+    return Activity(
+        time.monotonic(), own, busy, steal, load, _throttled_seconds(_CPU_STAT), _hot_events(_CPU_ROOT)
+    )
 
 
 def judge_noise(before: Activity, after: Activity, cores: int) -> Noise:
@@ -166,19 +184,42 @@ def judge_noise(before: Activity, after: Activity, cores: int) -> Noise:
         steal = max(0.0, after.steal_seconds - before.steal_seconds) / room
         if steal >= STEAL_NOTED:
             notes.append(f"the hypervisor took {steal:.0%} of the cores")
+    if before.throttled_seconds is not None and after.throttled_seconds is not None and seconds > 0:
+        held = (after.throttled_seconds - before.throttled_seconds) / seconds
+        if held >= THROTTLED_NOTED:
+            notes.append(f"the container's CPU quota held threads back for {held:.0%} of the time")
+    if before.hot is not None and after.hot is not None and after.hot > before.hot:
+        notes.append("the processor was slowed down because it was too hot")
     return Noise(seconds, before.load, after.load, others, steal, "; ".join(notes))
 
 
-def _cpu_model(path: Path) -> str:
+def _cpu_facts(name: str, path: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Return what the kernel says under a name, one entry for each logical processor."""
     try:
-        lines = path.read_text().splitlines()
+        pairs = [line.partition(":") for line in path.read_text().splitlines()]
     except OSError:
-        lines = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine()
+        return []
+    return [value.strip() for key, _, value in pairs if key.strip() == name]
+
+
+def _throttled_seconds(path: Path) -> float | None:
+    """Return how long the quota of this process's group held it back (cgroup v2, ``cpu.stat``)."""
+    try:
+        facts = dict(line.split() for line in path.read_text().splitlines())
+        return int(facts["throttled_usec"]) / 1e6
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _hot_events(root: Path) -> int | None:
+    """Return how often cores were slowed down for their temperature (Linux, ``thermal_throttle``)."""
+    counts = []
+    for path in root.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"):
+        try:
+            counts.append(int(path.read_text()))
+        except (OSError, ValueError):
+            continue
+    return sum(counts) if counts else None
 
 
 def _usable_memory() -> int:

@@ -6,13 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from taemi_bench.device_split import summarise_splits
+from taemi_bench.gpu_watch import GpuWatch
 from taemi_bench.machine import Noise, judge_noise, read_activity
+from taemi_bench.nvidia_smi import Gpu
 from taemi_bench.parity import RowParity
-from taemi_bench.row_report import RowReport
+from taemi_bench.row_report import DeviceSplit, RowReport
 from taemi_bench.rows import PYTORCH, Row
 from taemi_bench.schedule import Schedule, Stop
 from taemi_bench.stats import Latency, ratio_per_round
 from taemi_bench.timer import Samples, Timing, describe_failure, interleave
+from taemi_runtime.host import parse_device
 from taemi_runtime.spec import Arrays
 
 Tick = Callable[[str, int, int], None]
@@ -44,6 +48,7 @@ def measure_rows(
     *,
     judge: Judge | None,
     progress: Callable[[int, float], None] | None = None,
+    gpus_before: Sequence[Gpu] = (),
 ) -> Measured:
     """Time rows against each other, then compare one call of each with the reference; closes the rows.
 
@@ -52,9 +57,10 @@ def measure_rows(
         schedule: How long they are measured.
         judge: Compares a row's outputs, at its precision, with the reference; ``None`` where there is none.
         progress: Called after each round with the rounds done and the seconds passed.
+        gpus_before: What the GPUs did before anything of this run was on them.
     """
     try:
-        timing, noise = time_rows(rows, schedule, progress)
+        timing, noise = time_rows(rows, schedule, progress, gpus_before)
         # After the timing: a row's first call ever is its cold one.
         parities = _parities(rows, timing, judge)
     finally:
@@ -68,12 +74,22 @@ def measure_rows(
 
 
 def time_rows(
-    rows: Sequence[Row], schedule: Schedule, progress: Callable[[int, float], None] | None = None
+    rows: Sequence[Row],
+    schedule: Schedule,
+    progress: Callable[[int, float], None] | None = None,
+    gpus_before: Sequence[Gpu] = (),
 ) -> tuple[Timing, Noise]:
     """Time rows against each other, and watch what else the machine does; arguments as above."""
+    on_gpu = [row for row in rows if row.run is not None and row.device != "cpu"]
+    index = parse_device(on_gpu[0].device)[1] if on_gpu else None
     before = read_activity()
-    timing = interleave(rows, schedule, progress=progress)
-    return timing, judge_noise(before, read_activity(), os.cpu_count() or 1)
+    with GpuWatch(index, before=next(iter(gpus_before[index or 0 :]), None)) as watch:
+        timing = interleave(rows, schedule, progress=progress)
+    noise = judge_noise(before, read_activity(), os.cpu_count() or 1)
+    gpu = watch.activity()
+    if gpu is not None:
+        noise = replace(noise, gpu=gpu, note="; ".join(filter(None, (noise.note, gpu.note))))
+    return timing, noise
 
 
 def _parities(rows: Sequence[Row], timing: Timing, judge: Judge | None) -> list[RowParity | None]:
@@ -104,6 +120,8 @@ def _report_row(row: Row, samples: Samples, parity: RowParity | None, baseline: 
         file=row.file,
         versions=row.versions,
         threads=row.threads,
+        tf32=row.tf32,
+        load_ms=row.load_ms,
         cold_ms=samples.cold_ms,
         warmup_calls=samples.warmup_calls,
         calls_per_round=samples.calls_per_round,
@@ -113,6 +131,7 @@ def _report_row(row: Row, samples: Samples, parity: RowParity | None, baseline: 
             ratio_per_round(baseline.round_medians_ms, samples.round_medians_ms) if baseline else None
         ),
         parity_note="" if row.run is None else "no PyTorch reference was compared",
+        split=_split(row, samples),
     )
     if parity is None:
         return report
@@ -122,18 +141,22 @@ def _report_row(row: Row, samples: Samples, parity: RowParity | None, baseline: 
         max_abs=parity.max_abs,
         mean_abs=parity.mean_abs,
         cosine=parity.cosine,
+        rho=parity.rho,
         parity_note=parity.note,
     )
     return replace(report, state="failed", why=parity.note) if parity.passed is False else report
 
 
+def _split(row: Row, samples: Samples) -> DeviceSplit | None:
+    """Return where the warm calls spent their time, those that let a turn settle included."""
+    return summarise_splits(row.splits[1 + samples.warmup_calls :]) if samples.values_ms else None
+
+
 def _baseline(rows: Sequence[Row], timing: Timing, row: Row) -> Samples | None:
-    """Return the samples of the PyTorch row on the same device, when it ran and is not this one."""
-    if row.backend == PYTORCH:
-        return None
+    """Return the samples of the device's first PyTorch row; ``None`` unless it ran, and for itself."""
     for other, samples in zip(rows, timing.rows, strict=True):
-        if other.backend == PYTORCH and other.device == row.device and samples.values_ms:
-            return samples
+        if other.backend == PYTORCH and other.device == row.device:
+            return samples if other is not row and samples.values_ms else None
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class Gpu:
         performance_state: ``P0`` is full speed.
         utilisation_percent: How busy it is now.
         slowed_by: Active reasons for lower clocks, e.g. ``sw_power_cap``; idleness is no reason.
+        processes: How many other processes compute on it, as far as this one may see them.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Gpu:
     performance_state: str = ""
     utilisation_percent: float | None = None
     slowed_by: tuple[str, ...] = ()
+    processes: int = 0
 
 
 def read_gpus() -> tuple[tuple[Gpu, ...], str]:
@@ -103,7 +106,13 @@ def _parse_gpu(gpu: ElementTree.Element, driver: str, cuda: str) -> Gpu:
         performance_state=_text(gpu, "performance_state"),
         utilisation_percent=_number(gpu, "utilization/gpu_util"),
         slowed_by=_slowed_by(gpu),
+        processes=sum(_is_other(process) for process in gpu.findall("processes/process_info")),
     )
+
+
+def _is_other(process: ElementTree.Element) -> bool:
+    """Say whether a process computes (C, or C+G with graphics) and is not this one."""
+    return "C" in _text(process, "type") and _text(process, "pid") != str(os.getpid())
 
 
 def _slowed_by(gpu: ElementTree.Element) -> tuple[str, ...]:

@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from taemi.metrics import import_scipy
 from taemi_export.compare import compare_output
+from taemi_export.reference import compared_positions
 from taemi_export.sizes import Case
-from taemi_runtime.spec import Arrays, GraphSpec
+from taemi_runtime.errors import MissingExtraError
+from taemi_runtime.spec import Array, Arrays, GraphSpec
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class RowParity:
         passed: Whether every output stays within the gate of the row's precision; ``None`` when the
             graph has no gate for it.
         note: What is wrong; empty when nothing is.
+        rho: Spearman's rank correlation of the compared values of all outputs with PyTorch's; ``None`` where
+            one side does not vary.
     """
 
     output: str
@@ -31,6 +38,7 @@ class RowParity:
     cosine: float
     passed: bool | None
     note: str = ""
+    rho: float | None = None
 
 
 def measure_parity(
@@ -49,6 +57,7 @@ def measure_parity(
     case = Case("timed", dict(sizes), 0)
     gate = spec.gates.get(precision)
     differences, notes = [], []
+    values: list[tuple[Array, Array]] = []
     for item in spec.outputs:
         wanted = expected[item.name]
         found = got.get(item.name)
@@ -57,16 +66,15 @@ def measure_parity(
             note = f"output {item.name} is {shape}, expected {list(wanted.shape)}"
             return RowParity(item.name, None, None, 0.0, False, note)
         # Half-precision engines may answer in half; their values are compared, not their type.
-        difference = compare_output(spec, item, case, inputs, found.astype(item.dtype), wanted)
+        found = found.astype(item.dtype)
+        difference = compare_output(spec, item, case, inputs, found, wanted)
         differences.append(difference)
+        where = np.broadcast_to(compared_positions(item, inputs, wanted), wanted.shape)
+        values.append((found[where], wanted[where]))
         if not math.isfinite(difference.max_abs):
             notes.append(f"output {item.name} is not finite")
         elif gate is not None and not difference.passes(gate):
-            notes.append(
-                f"output {item.name} differs by {difference.max_abs:.2g} at most, "
-                f"{difference.mean_abs:.2g} on average, cosine {difference.cosine:.6f}; allowed "
-                f"{gate.max_abs:g}, {gate.mean_abs:g}, {gate.min_cosine:g}"
-            )
+            notes.append(f"output {item.name} differs: {', '.join(difference.failures(gate))}")
     worst = max(differences, key=lambda item: item.max_abs)
     finite = math.isfinite(worst.max_abs)
     return RowParity(
@@ -76,4 +84,24 @@ def measure_parity(
         cosine=worst.cosine,
         passed=not notes if notes or gate is not None else None,
         note="; ".join(notes),
+        rho=rank_correlation(*map(np.concatenate, zip(*values, strict=True))),
     )
+
+
+def rank_correlation(got: Array, expected: Array) -> float | None:
+    """Return Spearman's rho of all values, -1 to 1.
+
+    Args:
+        got: A row's values.
+        expected: PyTorch's.
+
+    Returns:
+        The correlation; ``None`` where one side does not vary or is not finite, or scipy is missing.
+    """
+    one, other = got.ravel(), expected.ravel()
+    if one.size < 2 or not np.isfinite([one, other]).all() or not (np.ptp(one) > 0 and np.ptp(other) > 0):
+        return None
+    try:
+        return float(import_scipy("stats").spearmanr(one, other).statistic)
+    except MissingExtraError:
+        return None

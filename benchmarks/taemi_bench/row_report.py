@@ -78,7 +78,9 @@ class RowReport:
         file: The engine file; empty for PyTorch.
         versions: Versions of the libraries underneath.
         threads: Threads inside one call; 0 on a GPU.
-        load_ms: Opening it: reading, optimising, compiling ahead of the first call.
+        tf32: Whether float32 products may be rounded to TF32; ``None`` where the device has none.
+        load_ms: Opening it: reading, optimising, compiling ahead of the first call; ``None`` of
+            PyTorch's eager row on the CPU, whose checkpoint was opened for all graphs.
         cold_ms: The first call, in none of the statistics.
         warmup_calls: How many calls warmed it up.
         calls_per_round: How many timed calls each round holds.
@@ -107,6 +109,7 @@ class RowReport:
     file: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     threads: int = 0
+    tf32: bool | None = None
     load_ms: float | None = None
     cold_ms: float | None = None
     warmup_calls: int = 0

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from taemi_bench.further import Found, Further, FurtherRun, check_further
-from taemi_bench.machine import read_machine
+from taemi_bench.graph_rows import graph_ways
+from taemi_bench.machine import Machine, read_machine
 from taemi_bench.measured import Judge, Tick, measure_rows, meter
+from taemi_bench.memory import MemoryMeter, engine_bytes, job_for
+from taemi_bench.openvino_row import OPENVINO
 from taemi_bench.parity import measure_parity
+from taemi_bench.pytorch_rows import EAGER, fresh_compile_cache, tensors_to_arrays, torch_settings
 from taemi_bench.report import Report
-from taemi_bench.row_report import RowReport
-from taemi_bench.rows import Row, engine_backends, engine_row, pytorch_row, tensors_to_arrays
+from taemi_bench.row_report import Memory, RowReport
+from taemi_bench.rows import PYTORCH, Row, RowChoice, Way, open_rows
 from taemi_bench.schedule import Schedule
 from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
@@ -38,6 +43,8 @@ def run_bundle(
     schedule: Schedule | None = None,
     threads: int = 0,
     device: str = "auto",
+    choice: RowChoice | None = None,
+    memory_seconds: float = 0.0,
     further: Further | None = None,
     progress: Tick | None = None,
 ) -> Report:
@@ -54,6 +61,8 @@ def run_bundle(
         schedule: How long each graph is measured.
         threads: Threads of every row on the CPU; 0 is every physical core that may be used.
         device: ``auto`` (the CPU, and CUDA where usable), ``cpu``, ``cuda`` or ``cuda:N``.
+        choice: Which rows; all but slow ones when ``None``.
+        memory_seconds: How long measuring memory may take, in processes of its own; 0 leaves it out.
         further: What else is measured: further scopes, and sweeps; nothing when ``None``.
         progress: Called with (graph, rounds done, rounds expected).
 
@@ -61,7 +70,7 @@ def run_bundle(
         The report; after Ctrl-C it holds the rounds that were finished.
 
     Raises:
-        UsageError: A graph or an axis does not exist.
+        UsageError: A graph or an axis does not exist, or no row has a word of ``choice`` in its name.
         InputError: A length is out of range.
         DeviceError: A CUDA device was asked for by name and cannot be used.
     """
@@ -71,26 +80,30 @@ def run_bundle(
     devices = choose_devices(device)
     threads = threads or usable_cores()
     machine = read_machine()
+    choice = choice or RowChoice()
+    check_choice(bundle, names, devices, choice)
     if further is not None:
         check_further(further, bundle, names)
     found_scopes: list[ScopeReport] = []
     found_rows: list[RowReport] = []
     more = Found()
-    for name in names:
-        graph, note = graph_source(source, name, source_note)
-        measured = _measure_graph(
-            bundle, name, chosen[name], graph, note, schedule, threads, devices, progress
-        )
-        found_scopes.append(measured[0])
-        found_rows += measured[1]
-        if measured[0].stopped == "interrupted":
-            break
-    else:
-        if further is not None:
-            setting = Setting(bundle, source, source_note, devices, threads)
-            more = _measure_further(setting, further, chosen, schedule, found_rows, progress)
-            found_scopes += more.scopes
-            found_rows += more.rows
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(fresh_compile_cache())
+        meter_of = None
+        if memory_seconds:
+            path = source.checkpoint if source is not None else None
+            job = job_for(bundle.folder, bundle.manifest.graphs, path, chosen, threads, devices)
+            meter_of = stack.enter_context(MemoryMeter(job, memory_seconds))
+        given = _Given(bundle, schedule, threads, devices, choice, machine, meter_of, progress)
+        for name in names:
+            scope, rows = _measure_graph(given, name, chosen[name], *graph_source(source, name, source_note))
+            found_scopes.append(scope)
+            found_rows += rows
+            if scope.stopped == "interrupted":
+                break
+        else:
+            if further is not None:
+                more = _measure_further(given, source, source_note, chosen, found_rows, further)
     manifest = bundle.manifest
     return Report(
         bundle=bundle.folder.resolve().name,
@@ -101,55 +114,70 @@ def run_bundle(
         threads=threads,
         machine=machine,
         schedule=schedule,
-        scopes=tuple(found_scopes),
-        rows=tuple(found_rows),
+        scopes=(*found_scopes, *more.scopes),
+        rows=(*found_rows, *more.rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         sweeps=tuple(more.sweeps),
         cut=more.cut,
     )
 
 
-def _measure_further(
-    setting: Setting,
-    further: Further,
-    chosen: Mapping[str, Mapping[str, int]],
-    schedule: Schedule,
-    measured: Sequence[RowReport],
-    progress: Tick | None,
-) -> Found:
-    source, threads = setting.source, setting.threads
+def check_choice(bundle: Bundle, names: Sequence[str], devices: Sequence[str], choice: RowChoice) -> None:
+    """Refuse words that stand in no row's name, before anything is opened.
 
-    def build(name: str, inputs: Arrays, devices: Sequence[str]) -> list[Row]:
-        graph, note = graph_source(source, name, setting.note)
-        return _build_rows(setting.bundle, name, inputs, graph, note, threads, devices)
+    Args:
+        bundle: The bundle.
+        names: The graphs that are measured.
+        devices: The devices that get rows.
+        choice: The words.
 
-    def judge(name: str, inputs: Arrays) -> Judge | None:
-        graph, _ = graph_source(source, name, setting.note)
-        spec = setting.bundle.manifest.graphs[name]
-        return None if graph is None else _judge(spec, chosen[name], inputs, graph)
+    Raises:
+        UsageError: Names the word and the rows.
+    """
+    found = []
+    for name in names:
+        # Names depend on neither inputs nor checkpoint.
+        found += [way.name for way in graph_ways(bundle, name, {}, None, "", threads=1, devices=devices)]
+    choice.check(found)
 
-    graph = source.graphs[0] if source is not None else None
-    with _torch_settings(graph, threads):
-        return FurtherRun(setting, further, chosen, schedule, build, judge, measured, progress).run()
+
+@dataclass(frozen=True)
+class _Given:
+    """What every graph of a run is measured with."""
+
+    bundle: Bundle
+    schedule: Schedule
+    threads: int
+    devices: Sequence[str]
+    choice: RowChoice
+    machine: Machine
+    memory: MemoryMeter | None
+    progress: Tick | None
 
 
 def _measure_graph(
-    bundle: Bundle,
-    name: str,
-    sizes: Mapping[str, int],
-    source: ExportGraph | None,
-    source_note: str,
-    schedule: Schedule,
-    threads: int,
-    devices: Sequence[str],
-    progress: Tick | None,
+    given: _Given, name: str, sizes: Mapping[str, int], source: ExportGraph | None, source_note: str
 ) -> tuple[ScopeReport, list[RowReport]]:
+    bundle, schedule = given.bundle, given.schedule
     spec = bundle.manifest.graphs[name]
     inputs = draw_inputs(spec, sizes, seed=SEED, ragged=False, poison=False)
-    with _torch_settings(source, threads):
-        rows = _build_rows(bundle, name, inputs, source, source_note, threads, devices)
+    ways = graph_ways(bundle, name, inputs, source, source_note, threads=given.threads, devices=given.devices)
+    with contextlib.nullcontext() if source is None else torch_settings(given.threads):
+        rows = open_rows(ways, given.choice)
         judge = None if source is None else _judge(spec, sizes, inputs, source)
-        measured = measure_rows(rows, schedule, judge=judge, progress=meter(name, schedule, progress))
+        measured = measure_rows(
+            rows,
+            schedule,
+            judge=judge,
+            progress=meter(name, schedule, given.progress),
+            gpus_before=given.machine.gpus,
+        )
+    found, stopped = list(measured.rows), measured.stopped
+    if stopped != "interrupted":
+        try:
+            found = [replace(row, memory=_memory(given, row)) for row in found]
+        except KeyboardInterrupt:
+            stopped = "interrupted"
     shared = ScopeReport(
         name=name,
         kind="graph",
@@ -159,44 +187,51 @@ def _measure_graph(
         inputs_sha256=digest(inputs),
         rounds=measured.rounds,
         seconds=measured.seconds,
-        stopped=measured.stopped,
+        stopped=stopped,
         noise=measured.noise,
     )
-    return shared, list(measured.rows)
+    return shared, found
 
 
-def _build_rows(
-    bundle: Bundle,
-    name: str,
-    inputs: Arrays,
-    source: ExportGraph | None,
+def _measure_further(
+    given: _Given,
+    source: ExportSource | None,
     source_note: str,
-    threads: int,
-    devices: Sequence[str],
-) -> list[Row]:
-    spec = bundle.manifest.graphs[name]
-    rows = []
-    for device in devices:
-        rows.append(pytorch_row(source, spec, inputs, device, threads, source_note))
-        for file, entry in bundle.engine_files(name):
-            for backend_name in engine_backends(file, device):
-                rows.append(
-                    engine_row(
-                        lambda file=file: bundle.file(file),  # type: ignore[misc]
-                        file,
-                        entry.precision or "fp32",
-                        spec,
-                        inputs,
-                        backend_name,
-                        device,
-                        threads,
-                    )
-                )
-    names = [row.name for row in rows]
-    for row in rows:
-        if names.count(row.name) > 1:
-            row.name = f"{row.name}, {row.file}"
-    return rows
+    chosen: Mapping[str, Mapping[str, int]],
+    measured: Sequence[RowReport],
+    further: Further,
+) -> Found:
+    bundle, threads = given.bundle, given.threads
+
+    def build(name: str, inputs: Arrays, devices: Sequence[str]) -> list[Row]:
+        graph, note = graph_source(source, name, source_note)
+        ways = graph_ways(bundle, name, inputs, graph, note, threads=threads, devices=devices)
+        some = [way for way in ways if _is_plain(way) and not given.choice.why_not(way)]
+        return open_rows(some, given.choice)
+
+    def judge(name: str, inputs: Arrays) -> Judge | None:
+        graph, _ = graph_source(source, name, source_note)
+        spec = bundle.manifest.graphs[name]
+        return None if graph is None else _judge(spec, chosen[name], inputs, graph)
+
+    setting = Setting(bundle, source, source_note, given.devices, threads, given.choice)
+    with contextlib.nullcontext() if source is None else torch_settings(threads):
+        return FurtherRun(
+            setting, further, chosen, given.schedule, build, judge, measured, given.progress
+        ).run()
+
+
+def _is_plain(way: Way) -> bool:
+    """Whether a row is PyTorch as most run it, or one of the bundle's engines: sweeps have those."""
+    return way.name.startswith(EAGER) if way.row.backend == PYTORCH else way.row.backend != OPENVINO
+
+
+def _memory(given: _Given, row: RowReport) -> Memory | None:
+    """Return what a row that ran costs in memory; the engine's size is known of every one that has a file."""
+    size = engine_bytes(given.bundle.folder, row.file)
+    if row.latency_ms is None or given.memory is None:
+        return None if size is None else Memory(engine_bytes=size)
+    return replace(given.memory.measure(row.scope, row.name), engine_bytes=size)
 
 
 def _judge(spec: GraphSpec, sizes: Mapping[str, int], inputs: Arrays, source: ExportGraph) -> Judge:
@@ -210,21 +245,3 @@ def _judge(spec: GraphSpec, sizes: Mapping[str, int], inputs: Arrays, source: Ex
         return tensors_to_arrays(source.reference(tensors))
 
     return lambda got, precision: measure_parity(spec, sizes, inputs, got, expected(), precision)
-
-
-@contextlib.contextmanager
-def _torch_settings(source: ExportGraph | None, threads: int) -> Iterator[None]:
-    """Give PyTorch the engines' threads, and full float32 on CUDA as the engines have it."""
-    if source is None:
-        yield
-        return
-    import torch
-
-    threads_before, tf32_before = torch.get_num_threads(), torch.backends.cudnn.allow_tf32
-    torch.set_num_threads(threads)
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads_before)
-        torch.backends.cudnn.allow_tf32 = tf32_before

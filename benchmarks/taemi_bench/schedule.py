@@ -9,9 +9,10 @@ predecessor. ``fixed`` order is A B C, A B C.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from taemi_bench.stats import samples_needed
 from taemi_runtime.errors import UsageError
 
 Order = Literal["balanced", "fixed"]
@@ -27,6 +28,7 @@ class Schedule:
         seconds: Shortest time for all rounds together; both must be reached.
         max_rounds: No round is begun after so many.
         max_seconds: No round is begun after so many seconds, and no warm-up of a row lasts longer.
+        least_rounds: Rounds that ``max_seconds`` does not cut off, as long as they end within twice of it.
         warmup_calls: Fewest warm-up calls of each row, the cold one not counted.
         warmup_seconds: Shortest warm-up of each row; both must be reached.
         settle_seconds: Settling time at the start of a turn: calls of the row off the clock, or idle
@@ -41,10 +43,10 @@ class Schedule:
         UsageError: A number is out of range or a cap lies below its minimum.
     """
 
-    rounds: int = 50
+    rounds: int = 30
     seconds: float = 3.0
     max_rounds: int = 5000
-    max_seconds: float = 120.0
+    max_seconds: float = 60.0
     warmup_calls: int = 3
     warmup_seconds: float = 0.5
     settle_seconds: float = 0.05
@@ -52,6 +54,7 @@ class Schedule:
     block_calls: int = 10
     slow_seconds: float | None = None
     order: Order = "balanced"
+    least_rounds: int = 0
 
     def __post_init__(self) -> None:
         waits = (
@@ -74,6 +77,39 @@ class Schedule:
                 f"rounds {self.rounds} to {self.max_rounds}, seconds {self.seconds} to {self.max_seconds}",
                 "Raise the cap or lower the minimum",
             )
+
+
+def default_schedule(
+    *,
+    quick: bool = False,
+    rounds: int | None = None,
+    seconds: float | None = None,
+    max_seconds: float | None = None,
+) -> Schedule:
+    """Return the usual schedule, or a short one, with what was asked for in its place.
+
+    Args:
+        quick: A first look: ten rounds are the fewest that give a median of slow rows.
+        rounds: Fewest rounds.
+        seconds: Shortest time; a cap below it gives way.
+        max_seconds: Longest time.
+
+    Raises:
+        UsageError: A number is out of range.
+    """
+    usual = Schedule(rounds=10, seconds=1.0, max_seconds=15.0, warmup_seconds=0.2) if quick else Schedule()
+    # A median needs ten rounds of a row that gets one call in each.
+    least_rounds = min(samples_needed(50), usual.rounds if rounds is None else rounds)
+    least = usual.seconds if seconds is None else seconds
+    fewest = usual.rounds if rounds is None else rounds
+    return replace(
+        usual,
+        rounds=fewest,
+        seconds=least,
+        max_rounds=max(fewest, usual.max_rounds),
+        max_seconds=max(least, usual.max_seconds if max_seconds is None else max_seconds),
+        least_rounds=least_rounds if max_seconds is None else 0,
+    )
 
 
 def round_orders(count: int, order: Order) -> Iterator[tuple[int, ...]]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from taemi_bench.measured import Judge, Tick, measure_rows, meter
 from taemi_bench.parity import RowParity, measure_parity
 from taemi_bench.row_report import RowReport
@@ -90,17 +88,3 @@ def score_judge(first: GraphSpec, gates: Mapping[str, Gate], expected: Callable[
         return measure_parity(spec, {}, {}, got, {SCORES: wanted}, precision)
 
     return judge
-
-
-def rank_correlation(got: Array, expected: Array) -> float | None:
-    """Return Spearman's rho of all values; ``None`` where one side does not vary, or scipy is missing."""
-    from taemi.metrics import import_scipy
-    from taemi_runtime.errors import MissingExtraError
-
-    one, other = got.ravel(), expected.ravel()
-    if one.size < 2 or not np.isfinite([one, other]).all() or not (np.ptp(one) > 0 and np.ptp(other) > 0):
-        return None
-    try:
-        return float(import_scipy("stats").spearmanr(one, other).statistic)
-    except MissingExtraError:
-        return None

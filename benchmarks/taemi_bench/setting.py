@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from taemi_bench.rows import RowChoice
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.spec import GraphSpec
 
@@ -26,6 +27,7 @@ class Setting:
         note: Why there is no ``source``.
         devices: The devices that get rows.
         threads: Threads of every row on the CPU.
+        choice: Which rows are measured.
     """
 
     bundle: Bundle
@@ -33,6 +35,7 @@ class Setting:
     note: str
     devices: Sequence[str]
     threads: int
+    choice: RowChoice = field(default_factory=RowChoice)
 
     @property
     def first(self) -> GraphSpec:

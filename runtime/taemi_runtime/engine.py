@@ -24,7 +24,7 @@ from taemi_runtime.errors import EngineError, UsageError
 from taemi_runtime.input_checks import check_cover, check_finite, check_half_range
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, device_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
-from taemi_runtime.stopwatch import count_device_ms
+from taemi_runtime.stopwatch import SplitMs, count_device_ms
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class EngineInfo:
             ``{"x": "float16"}``; callers may give float32 or that.
         outputs: Dtypes of the outputs that it computes otherwise than the GraphSpec says; on the host they
             are as the GraphSpec says, on a device as they were computed.
+        tf32: Whether float32 products may be rounded to TF32; ``None`` where the device has none.
     """
 
     path: str
@@ -56,6 +57,7 @@ class EngineInfo:
     threads: int = 0
     inputs: dict[str, str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
+    tf32: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class EngineOptions:
             further ones wait.
         cuda_graphs: Whether calls are captured into CUDA graphs where that is possible.
         gpu_memory_bytes: How much device memory ONNX Runtime's arena may take; 0 is as much as there is.
+        split_times: Whether calls of a TensorRT plan note how long copies and computing took apart; it costs
+            two more events in every call.
 
     Raises:
         UsageError: ``contexts`` is below 1, or ``gpu_memory_bytes`` below 0.
@@ -83,6 +87,7 @@ class EngineOptions:
     contexts: int = 4
     cuda_graphs: bool = True
     gpu_memory_bytes: int = 0
+    split_times: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("contexts", 1), ("gpu_memory_bytes", 0)):
@@ -122,6 +127,16 @@ class Engine(Closing):
         On the device, by its own events, where the backend records them; else by the clock.
         """
         return getattr(self._mine, "run_ms", 0.0)
+
+    @property
+    def last_split(self) -> SplitMs | None:
+        """Where this thread's last call spent its time; ``None`` unless ``split_times`` was asked for."""
+        return getattr(self._mine, "split", None)
+
+    @property
+    def captures(self) -> bool:
+        """Whether calls are captured into CUDA graphs."""
+        return False
 
     @property
     def pool(self) -> Pool | None:
@@ -233,9 +248,10 @@ class Engine(Closing):
                 inputs = {**inputs, name: given.numpy()}
         return inputs, device_inputs(inputs)
 
-    def _note_device_ms(self, ms: float) -> None:
-        """Note how long this thread's call took by the device's own events."""
+    def _note_device_ms(self, ms: float, split: SplitMs | None = None) -> None:
+        """Note how long this thread's call took by the device's own events, and where."""
         self._mine.device_ms = ms
+        self._mine.split = split
 
     def stop(self, threads: Collection[int]) -> None:
         """Make the calls that some threads are in fail soon, where the backend can; later calls run.

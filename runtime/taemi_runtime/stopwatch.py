@@ -11,8 +11,26 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 _mine = threading.local()
+
+
+@dataclass(frozen=True)
+class SplitMs:
+    """Where one call on a device spent its time, in milliseconds; by the device's events but the first.
+
+    Args:
+        enqueue: Time of the host until everything was queued.
+        host_to_device: Copies to the device.
+        compute: The graph itself.
+        device_to_host: Copies back.
+    """
+
+    enqueue: float
+    host_to_device: float
+    compute: float
+    device_to_host: float
 
 
 class Stopwatch:

@@ -11,7 +11,7 @@ from taemi_bench.callers import Callers, callers_sweep
 from taemi_bench.further import Further, check_further
 from taemi_bench.graph_sweeps import axis_values, condition_name, conditions, length_sweep, without
 from taemi_bench.report import read_report, write_report
-from taemi_bench.rows import Row
+from taemi_bench.rows import Row, RowChoice
 from taemi_bench.run import run_bundle
 from taemi_bench.schedule import Schedule
 from taemi_bench.sweep import Pace, PlannedPoint, Sweep, measure_sweep
@@ -21,6 +21,7 @@ from taemi_runtime.spec import GraphSpec, InputSpec, OutputSpec, Symbol
 from tests.benchmarks.toys import FRAMES, SQUARES, make_bundle, toy_source
 
 QUICK = Schedule(rounds=3, seconds=0, warmup_calls=1, warmup_seconds=0, settle_seconds=0.001, block_calls=2)
+PLAIN = RowChoice(rows=("eager fp32", "ONNX Runtime"))
 PAIR = GraphSpec(
     name="pair",
     symbols=(Symbol("batch"), Symbol("a_len", typical=6, maximum=9), Symbol("b_len", minimum=2, typical=4)),
@@ -86,6 +87,7 @@ def test_a_bundle_is_swept_over_every_axis_and_the_report_comes_back(bundle, tmp
         schedule=QUICK,
         threads=1,
         device="cpu",
+        choice=PLAIN,
         further=Further(sweeps=("frames.steps", "squares.batch")),
     )
     assert [(sweep.scope, sweep.axis) for sweep in found.sweeps] == [
@@ -202,6 +204,7 @@ def test_ctrl_c_in_a_sweep_ends_the_run_with_everything_before(bundle):
         schedule=QUICK,
         threads=1,
         device="cpu",
+        choice=PLAIN,
         further=Further(sweeps=("steps", "batch")),
         progress=stop,
     )

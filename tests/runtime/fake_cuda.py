@@ -51,6 +51,7 @@ class FakeDriver:
     CUresult = CUresult
     CUstream_flags = SimpleNamespace(CU_STREAM_NON_BLOCKING=1)
     CUevent_flags = SimpleNamespace(CU_EVENT_DEFAULT=0, CU_EVENT_DISABLE_TIMING=2)
+    CUevent_record_flags = SimpleNamespace(CU_EVENT_RECORD_DEFAULT=0, CU_EVENT_RECORD_EXTERNAL=1)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76
@@ -156,6 +157,13 @@ class FakeDriver:
     @_call()
     def cuEventRecord(self, event, stream):
         self.gpu.record(stream, event.mark)
+
+    @_call()
+    def cuEventRecordWithFlags(self, event, stream, flags):
+        external = flags == self.CUevent_record_flags.CU_EVENT_RECORD_EXTERNAL
+        if external != self.gpu.is_capturing(stream):
+            raise GpuError("CUDA_ERROR_INVALID_VALUE")
+        self.gpu.record(stream, event.mark, external=external)
 
     @_call()
     def cuEventSynchronize(self, event):

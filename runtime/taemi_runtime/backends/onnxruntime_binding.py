@@ -143,6 +143,11 @@ class BoundEngine(OnnxRuntimeEngine):
         self._types = {node.name: element_type(node) for node in session.get_outputs()}
 
     @property
+    def captures(self) -> bool:
+        """Whether the session captures CUDA graphs."""
+        return self._graphs
+
+    @property
     def pool(self) -> Pool:
         """Lends memory of the session's device; see ``Engine.pool``."""
         return self._pool

@@ -8,6 +8,7 @@ import functools
 import io
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -80,6 +81,7 @@ class OnnxRuntimeCuda(Backend):
                 "See what is wrong: taemi-infer --doctor",
             )
         info = engine_info(ort, cls.name, path, spec, f"cuda:{index}", threads, dict(facts))
+        info = replace(info, tf32=options.tf32)
         return BoundEngine(ort, session, spec, info, device="cuda", index=index, graphs=graphs)
 
 

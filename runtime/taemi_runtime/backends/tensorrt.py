@@ -125,8 +125,16 @@ def _load(
         limits=_limits(plan),
         inputs=_halves(plan.inputs),
         outputs=_halves(plan.outputs),
+        tf32=sidecar.tf32,
     )
-    return TensorRTEngine(plan, device, info, contexts=options.contexts, graphs=options.cuda_graphs)
+    return TensorRTEngine(
+        plan,
+        device,
+        info,
+        contexts=options.contexts,
+        graphs=options.cuda_graphs,
+        split_times=options.split_times,
+    )
 
 
 def _halves(tensors: tuple[Tensor, ...]) -> dict[str, str]:

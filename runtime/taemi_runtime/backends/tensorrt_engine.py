@@ -62,10 +62,18 @@ class TensorRTEngine(Engine):
         info: What was loaded.
         contexts: How many callers run at a time; further ones wait.
         graphs: Whether CUDA graphs are used where the device layer has them.
+        split_times: Whether calls note how long copies and computing took apart.
     """
 
     def __init__(
-        self, plan: Plan, layer: DeviceLayer, info: EngineInfo, *, contexts: int = 4, graphs: bool = True
+        self,
+        plan: Plan,
+        layer: DeviceLayer,
+        info: EngineInfo,
+        *,
+        contexts: int = 4,
+        graphs: bool = True,
+        split_times: bool = False,
     ) -> None:
         super().__init__(plan.spec, info)
         self.plan: Plan | None = plan
@@ -75,6 +83,7 @@ class TensorRTEngine(Engine):
         self._ladders = paddable(plan.spec)
         self._graphs = graphs and layer.has_graphs
         self._most = contexts
+        self._split_times = split_times
         self._idle: list[Lane] = []
         self._lanes: list[Lane] = []
         self._making = 0
@@ -112,6 +121,11 @@ class TensorRTEngine(Engine):
         return self._pool
 
     @property
+    def captures(self) -> bool:
+        """Whether calls are captured; ``False`` from the first that could not be."""
+        return self._graphs
+
+    @property
     def calls_at_a_time(self) -> int:
         """Two: one computes while the other one's inputs go up; see ``Engine.calls_at_a_time``."""
         return min(_WORTH_HAVING, self._most)
@@ -128,7 +142,7 @@ class TensorRTEngine(Engine):
         call, sizes = self._route(tuple(inputs[item.name].shape for item in self.spec.inputs))
         with self._lane() as lane:
             found = lane.run(call, inputs, keep)
-            self._note_device_ms(lane.device_ms)
+            self._note_device_ms(lane.device_ms, lane.split)
             if lane.why_no_graph:
                 self._give_up_graphs(lane.why_no_graph)
             outputs = {}
@@ -221,7 +235,7 @@ class TensorRTEngine(Engine):
     def _make(self, plan: Plan) -> Lane | None:
         """Make one more lane; where there is no memory for it, callers share those that are there."""
         try:
-            lane = Lane(plan, self.layer)
+            lane = Lane(plan, self.layer, split_times=self._split_times)
         except EngineError as error:
             with self._free:
                 self._making -= 1

@@ -10,6 +10,7 @@ TensorRT allocates then, and is captured; from the third time on one launch does
 from __future__ import annotations
 
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from taemi_runtime.errors import EngineError
 from taemi_runtime.plan_sidecar import Shape
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, Piece, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array
+from taemi_runtime.stopwatch import SplitMs
 
 # Captured graphs that a lane keeps, and shapes that it remembers to have seen.
 _MOST_GRAPHS = 8
@@ -90,9 +92,10 @@ class Lane:
     Args:
         plan: The plan.
         layer: The device.
+        split_times: Whether calls note how long copies and computing took apart.
     """
 
-    def __init__(self, plan: Plan, layer: DeviceLayer) -> None:
+    def __init__(self, plan: Plan, layer: DeviceLayer, *, split_times: bool = False) -> None:
         self.plan = plan
         self.layer = layer
         self.counts = Counts()
@@ -106,9 +109,14 @@ class Lane:
         self._plain: ContextState | None = None
         self.device_ms = 0.0
         """How long the last call took on the device, its copies included."""
+        self.split: SplitMs | None = None
+        """Where it spent that time."""
+        self._marks: tuple[Event, ...] = ()
         self._stream = layer.stream()
         try:
             self._begin, self._end = (self._event() for _ in range(2))
+            if split_times:
+                self._marks = (self._event(), self._event())
             for tensor in (*plan.inputs, *plan.outputs):
                 self._buffers[tensor.name] = layer.alloc(tensor.max_bytes)
                 self._twins[tensor.name] = layer.pin(tensor.max_bytes)
@@ -153,6 +161,7 @@ class Lane:
             # Padding may hold what half precision cannot; the graph replaces it before it is used.
             with np.errstate(over="ignore", invalid="ignore"):
                 fill(self._view(tensor, call.shapes[tensor.name]), host[tensor.name])
+        start = time.perf_counter()
         self._stream.record(self._begin)
         for name, rows in resident.items():
             self._bring(name, rows, call.shapes[name], memory)
@@ -177,8 +186,17 @@ class Lane:
         for name, pieces in keep.items():
             self._hand_out(name, pieces, outputs[name], memory)
         self._stream.record(self._end)
+        enqueue_ms = (time.perf_counter() - start) * 1e3
         self._wait()
         self.device_ms = self._end.elapsed_ms(self._begin)
+        if self._marks:
+            up, done = self._marks
+            self.split = SplitMs(
+                enqueue_ms,
+                up.elapsed_ms(self._begin),
+                done.elapsed_ms(up),
+                self._end.elapsed_ms(done),
+            )
         if fresh is not None:
             self._keep_graph(fresh, way, outputs)
         return {tensor.name: self._view(tensor, outputs[tensor.name]) for tensor in way.down}
@@ -227,7 +245,7 @@ class Lane:
             raise EngineError("cannot capture", "the library says that this plan cannot be captured")
         self._stream.begin_capture()
         try:
-            self._queue(state, way, outputs)
+            self._queue(state, way, outputs, captured=True)
         except BaseException:
             # Ctrl-C, too: a stream that still captures would swallow every later call.
             self._abandon_capture()
@@ -241,11 +259,17 @@ class Lane:
             # The first failure is the cause; the stream works again whether this call succeeds or not.
             return
 
-    def _queue(self, state: ContextState, way: _Way, outputs: Mapping[str, Shape]) -> None:
-        """Queue the copies to the device, the call, and the copies back."""
+    def _queue(
+        self, state: ContextState, way: _Way, outputs: Mapping[str, Shape], *, captured: bool = False
+    ) -> None:
+        """Queue the copies to the device, the call, and the copies back, with the marks between them."""
         for tensor in way.up:
             self._upload(tensor, _nbytes(tensor, way.call.shapes[tensor.name]))
+        if self._marks:
+            self._stream.record(self._marks[0], captured=captured)
         state.enqueue()
+        if self._marks:
+            self._stream.record(self._marks[1], captured=captured)
         for tensor in way.down:
             self._download(tensor, _nbytes(tensor, outputs[tensor.name]))
 

@@ -148,8 +148,14 @@ class Stream(Resource):
         """Queue a copy between two addresses of the device."""
 
     @abc.abstractmethod
-    def record(self, event: Event) -> None:
-        """Mark this point of the stream."""
+    def record(self, event: Event, *, captured: bool = False) -> None:
+        """Mark this point of the stream.
+
+        Args:
+            event: What it is marked with.
+            captured: Whether the stream is being captured: each launch of the graph then records the event,
+                which can be waited for and timed outside of it.
+        """
 
     @abc.abstractmethod
     def wait(self, event: Event) -> None:

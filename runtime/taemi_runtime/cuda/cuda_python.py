@@ -255,9 +255,14 @@ class _Stream(Stream):
     def _copy(self, target: int, source: int, nbytes: int) -> None:
         self._call("cuMemcpyDtoDAsync", target, source, nbytes, self._owned.value)
 
-    def record(self, event: Event) -> None:
+    def record(self, event: Event, *, captured: bool = False) -> None:
         assert isinstance(event, _Event)
-        self._call("cuEventRecord", event.handle.value, self._owned.value)
+        if captured:
+            # Without the flag an event only orders the work of the capture, and is never recorded.
+            flag = self._call.driver.CUevent_record_flags.CU_EVENT_RECORD_EXTERNAL
+            self._call("cuEventRecordWithFlags", event.handle.value, self._owned.value, flag)
+        else:
+            self._call("cuEventRecord", event.handle.value, self._owned.value)
 
     def wait(self, event: Event) -> None:
         assert isinstance(event, _Event)

@@ -237,7 +237,8 @@ class _Stream(Stream):
         with _explained(self._driver, "memcpy_dtod_async"):
             self._driver.memcpy_dtod_async(target, source, nbytes, self.owned)
 
-    def record(self, event: Event) -> None:
+    def record(self, event: Event, *, captured: bool = False) -> None:
+        del captured  # nothing is
         assert isinstance(event, _Event)
         event.owned.record(self.owned)
 
