@@ -14,6 +14,7 @@ from taemi_bench.stats import Latency
 from taemi_bench.sweep import PlannedPoint, Sweep
 from taemi_bench.timer import Samples
 from taemi_runtime.crew import Crew
+from taemi_runtime.spec import Arrays
 
 CALLERS = (1, 2, 4)
 AXIS = "callers"
@@ -35,35 +36,20 @@ class Callers:
     one's beginning to the last one's end.
 
     Args:
-        call: One call.
-        count: How many threads.
+        calls: One call of each thread.
         windows: For each run what its callers did.
     """
 
-    call: Callable[[], Any]
-    count: int
+    calls: Sequence[Callable[[], Any]]
     windows: list[list[Window]] = field(default_factory=list)
 
     def run(self) -> None:
         """Let all of them call."""
         start = time.perf_counter() + _SETTLE_S
-        with Crew[Window](self.count, "caller") as crew:
-            for _ in range(self.count):
-                crew.give(partial(self._call, start))
-            self.windows.append([crew.take() for _ in range(self.count)])
-
-    def _call(self, start: float) -> Window:
-        pace = 0.0
-        while (now := time.perf_counter()) < start or not pace:
-            self.call()
-            pace = time.perf_counter() - now
-        begin = time.perf_counter()
-        spent: list[float] = []
-        for _ in range(max(1, min(_MOST_CALLS, int(_WINDOW_S / pace)))):
-            before = time.perf_counter()
-            self.call()
-            spent.append((time.perf_counter() - before) * 1e3)
-        return begin, time.perf_counter(), spent
+        with Crew[Window](len(self.calls), "caller") as crew:
+            for call in self.calls:
+                crew.give(partial(_call, call, start))
+            self.windows.append([crew.take() for _ in self.calls])
 
     def report(self, row: Row, samples: Samples, items: int) -> SweepRow:
         """Return what the timed runs gave.
@@ -81,7 +67,9 @@ class Callers:
         return SweepRow(row.name, Latency.from_values(calls), rate, samples.why)
 
 
-def callers_sweep(scope: str, sizes: dict[str, int], rows: Sequence[Row], items: int) -> Sweep:
+def callers_sweep(
+    scope: str, sizes: dict[str, int], rows: Sequence[Row], items: int, inputs: Arrays | None = None
+) -> Sweep:
     """Return the sweep over how many threads call a row at a time.
 
     Args:
@@ -89,10 +77,11 @@ def callers_sweep(scope: str, sizes: dict[str, int], rows: Sequence[Row], items:
         sizes: Length of every axis.
         rows: Its rows, open.
         items: Items that one call computes.
+        inputs: The inputs, which every caller gets for itself; ``None`` lets all of them make the row's call.
     """
     points = []
     for count in CALLERS:
-        some = {row.name: Callers(row.run, count) for row in rows if row.run is not None}
+        some = {row.name: Callers(_calls(row, count, inputs)) for row in rows if row.run is not None}
         points.append(
             PlannedPoint(
                 label=str(count),
@@ -109,6 +98,27 @@ def callers_sweep(scope: str, sizes: dict[str, int], rows: Sequence[Row], items:
         "latency": "of each caller's calls, while the others call, too",
     }
     return Sweep(scope, AXIS, points, SECONDS, notes=notes)
+
+
+def _calls(row: Row, count: int, inputs: Arrays | None) -> list[Callable[[], Any]]:
+    assert row.run is not None  # only rows that run have callers
+    if inputs is None or row.bind is None:
+        return [row.run] * count
+    return [row.bind(inputs) for _ in range(count)]
+
+
+def _call(call: Callable[[], Any], start: float) -> Window:
+    pace = 0.0
+    while (now := time.perf_counter()) < start or not pace:
+        call()
+        pace = time.perf_counter() - now
+    begin = time.perf_counter()
+    spent: list[float] = []
+    for _ in range(max(1, min(_MOST_CALLS, int(_WINDOW_S / pace)))):
+        before = time.perf_counter()
+        call()
+        spent.append((time.perf_counter() - before) * 1e3)
+    return begin, time.perf_counter(), spent
 
 
 def _rows(rows: Sequence[Row], some: dict[str, Callers]) -> list[Row]:

@@ -69,9 +69,9 @@ def reference_of(chains: Sequence[Chain]) -> Chain | None:
     return next((chain for chain in chains if chain.is_reference and chain.model is not None), None)
 
 
-def can_run(chains: Sequence[Chain]) -> bool:
-    """Return whether any of them runs."""
-    return any(chain.model is not None for chain in chains)
+def running(chains: Sequence[Chain]) -> list[Chain]:
+    """Return those that run here; the others have said why not."""
+    return [chain for chain in chains if chain.model is not None]
 
 
 @contextmanager

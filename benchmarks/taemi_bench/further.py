@@ -16,7 +16,7 @@ from taemi_bench.chain_sweeps import (
     labelled_rates,
     rate_sweep,
 )
-from taemi_bench.chains import Chain, can_run, open_chains, reference_of
+from taemi_bench.chains import Chain, open_chains, reference_of, running
 from taemi_bench.clip_scope import ClipCalls, clip_schedule, clip_scope, file_name, no_clip_scope, with_rho
 from taemi_bench.device_scope import device_scope
 from taemi_bench.feature_scope import feature_scope
@@ -163,8 +163,8 @@ class FurtherRun:
         chosen = self.sizes[spec.name]
         with open_chains(self.setting, WholeModel.open_first) as chains:
             self._measure(feature_scope(self.setting, chains, chosen), self.schedule)
-            if self._sweeps_presence() and can_run(chains):
-                self._sweep(feature_presence(spec, chains, chosen))
+            if self._sweeps_presence() and (some := running(chains)):
+                self._sweep(feature_presence(spec, some, chosen))
 
     def _files(self) -> None:
         further = self.further
@@ -179,13 +179,14 @@ class FurtherRun:
             return
         with open_chains(self.setting, WholeModel.open_all) as chains:
             self._clips(chains)
-            if not can_run(chains):
+            some = running(chains)
+            if not some:
                 return
             if further.clips and self._sweeps_presence():
                 clip = _spoken(further.clips[0])
-                self._sweep(file_presence(self.setting.first, chains, clip, self.found.rows))
+                self._sweep(file_presence(self.setting.first, some, clip, self.found.rows))
             if rates:
-                self._rates(chains)
+                self._rates(some)
 
     def _clips(self, chains: Sequence[Chain]) -> None:
         clips = [ClipCalls(path) for path in self.further.clips]
@@ -221,22 +222,27 @@ class FurtherRun:
         callers = name == self.setting.first.name and self.further.wants(CALLERS)
         if not axes and not callers:
             return
-        rows = self.build(name, self._draw(name), self.setting.devices)
-        ran = {row.name for row in rows if row.run is not None}
+        # Rows that cannot run here have said so in their scope: they are in no sweep.
+        inputs = self._draw(name)
+        rows = self.build(name, inputs, self.setting.devices)
+        some = [row for row in rows if row.run is not None]
+        if not some:
+            self.found.sweeps += [SweepReport(name, axis, why="none of its rows runs here") for axis in axes]
+        ran = {row.name for row in some}
         call_seconds = sum(
             row.latency_ms.mean / 1e3
             for row in self.measured
             if row.scope == name and row.name in ran and row.latency_ms is not None
         )
         try:
-            for axis in axes:
+            for axis in axes if some else ():
                 if axis == PRESENCE:
-                    self._sweep(presence_sweep(spec, chosen, rows))
+                    self._sweep(presence_sweep(spec, chosen, some))
                 else:
-                    self._sweep(length_sweep(spec, chosen, spec.symbol(axis), rows, call_seconds))
-            if callers:
+                    self._sweep(length_sweep(spec, chosen, spec.symbol(axis), some, call_seconds))
+            if callers and some:
                 full = spec.sizes(chosen)
-                self._sweep(callers_sweep(name, full, rows, items_of(spec, full)))
+                self._sweep(callers_sweep(name, full, some, items_of(spec, full), inputs))
         finally:
             for row in rows:
                 row.close()

@@ -53,25 +53,33 @@ def source(demo_checkpoint):
 @pytest.fixture(scope="module")
 def report(demo_bundle, source, clips):
     """Everything but sweeps."""
-    return run_bundle(
-        Bundle.open(demo_bundle),
-        source,
-        graphs=["fusion"],
-        sizes=SHORT["fusion"],
-        schedule=QUICK,
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(clips=(clips.spoken, clips.silent)),
-    )
+    return measure(demo_bundle, source, Further(clips=(clips.spoken, clips.silent)), rounds=6)
 
 
 @pytest.fixture(scope="module")
 def quick_points():
     with pytest.MonkeyPatch.context() as patch:
-        quick = replace(sweeps.POINT, rounds=1, settle_seconds=0.001, warmup_seconds=0, block_seconds=0.001)
+        quick = replace(
+            sweeps.POINT, rounds=1, warmup_calls=0, settle_seconds=0.001, warmup_seconds=0, block_seconds=0
+        )
         patch.setattr(sweeps, "POINT", quick)
         yield
+
+
+def measure(folder, source, further, rounds=1, choice=PLAIN):
+    """Measure the first graph, at short lengths, and what is asked for beside it."""
+    return run_bundle(
+        Bundle.open(folder),
+        source,
+        source_note="name it",
+        graphs=["fusion"],
+        sizes=SHORT["fusion"],
+        schedule=replace(QUICK, rounds=rounds),
+        threads=1,
+        device="cpu",
+        choice=choice,
+        further=further,
+    )
 
 
 def rows_of(report, scope):
@@ -148,33 +156,12 @@ def test_an_engine_with_other_weights_fails_in_every_scope(demo_bundle, source, 
     files = dict(manifest.files)
     files["fusion.onnx"] = describe_file(folder / "fusion.onnx", graph="fusion", precision="fp32")
     (folder / MANIFEST_NAME).write_text(format_manifest(replace(manifest, files=files)))
-    found = run_bundle(
-        Bundle.open(folder),
-        source,
-        graphs=["fusion"],
-        sizes=SHORT["fusion"],
-        schedule=replace(QUICK, rounds=1),
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(clips=(clips.silent,)),
-    )
+    found = measure(folder, source, Further(clips=(clips.silent,)))
     assert [row.scope for row in found.failures] == ["fusion", "features to scores", SCOPES[3]]
 
 
 def test_without_a_clip_or_a_checkpoint_rows_say_so(demo_bundle):
-    found = run_bundle(
-        Bundle.open(demo_bundle),
-        None,
-        source_note="name it",
-        graphs=["fusion"],
-        sizes=SHORT["fusion"],
-        schedule=replace(QUICK, rounds=1),
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(sweeps=("max_fps",)),
-    )
+    found = measure(demo_bundle, None, Further(sweeps=("max_fps",)))
     eager, engine = rows_of(found, "file to scores").values()
     assert (eager.why, engine.state) == ("name it", "not run")
     assert "--clip FILE" in engine.why
@@ -188,17 +175,7 @@ def test_without_a_clip_or_a_checkpoint_rows_say_so(demo_bundle):
 def test_a_clip_that_is_none_fails_its_rows_and_no_others(demo_bundle, source, tmp_path):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"this is no media file" * 50)
-    found = run_bundle(
-        Bundle.open(demo_bundle),
-        source,
-        graphs=["fusion"],
-        sizes=SHORT["fusion"],
-        schedule=replace(QUICK, rounds=1),
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(clips=(broken,)),
-    )
+    found = measure(demo_bundle, source, Further(clips=(broken,)))
     assert {row.scope for row in found.failures} == {"file to scores: broken.mp4"}
     assert all("cannot read" in row.why for row in found.failures)
 
@@ -218,17 +195,9 @@ def test_another_graph_alone_measures_no_whole_model(demo_bundle, source, clips)
 
 
 def test_presence_is_swept_in_every_scope(demo_bundle, source, clips, quick_points):
-    found = run_bundle(
-        Bundle.open(demo_bundle),
-        source,
-        graphs=["fusion"],
-        sizes=SHORT["fusion"],
-        schedule=replace(QUICK, rounds=1),
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(clips=(clips.spoken,), sweeps=("presence",)),
-    )
+    engines = RowChoice(rows=("ONNX Runtime",))
+    asked = Further(clips=(clips.spoken,), sweeps=("presence",))
+    found = measure(demo_bundle, source, asked, choice=engines)
     assert [(sweep.scope, sweep.axis) for sweep in found.sweeps] == [
         ("features to scores", "presence"),
         ("file to scores: spoken.mp4", "presence"),
@@ -238,7 +207,9 @@ def test_presence_is_swept_in_every_scope(demo_bundle, source, clips, quick_poin
         labels = [point.label for point in sweep.points]
         assert len(set(labels)) == 8
         assert (labels[0], labels[-1]) == ("audio+vision+text", "nothing")
-    files = {point.label: point.rows[1].latency_ms.mean for point in found.sweeps[1].points}
+        # What was left out has said so in its scope.
+        assert all([row.name for row in point.rows] == ["ONNX Runtime CPU fp32"] for point in sweep.points)
+    files = {point.label: point.rows[0].latency_ms.mean for point in found.sweeps[1].points}
     # Neither a decoded frame nor an encoder: of the work next to nothing is left.
     assert files["text"] < 0.6 * files["audio+vision+text"]
 
@@ -247,16 +218,8 @@ def test_presence_is_swept_in_every_scope(demo_bundle, source, clips, quick_poin
 def test_the_correlation_with_labels_stands_beside_each_frame_rate(
     demo_bundle, source, clips, demo_corpus, quick_points
 ):
-    found = run_bundle(
-        Bundle.open(demo_bundle),
-        source,
-        graphs=["fusion"],
-        sizes=SHORT["fusion"],
-        schedule=replace(QUICK, rounds=1),
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(clips=(clips.spoken,), sweeps=("max_fps",), data=demo_corpus),
+    found = measure(
+        demo_bundle, source, Further(clips=(clips.spoken,), sweeps=("max_fps",), data=demo_corpus)
     )
     (rates,) = found.sweeps
     assert rates.scope == "file to scores: spoken.mp4"

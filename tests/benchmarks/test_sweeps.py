@@ -48,6 +48,19 @@ def bundle(tmp_path_factory):
     return make_bundle(tmp_path_factory.mktemp("bundles") / "toy.taemi")
 
 
+def measure(bundle, further, progress=None):
+    return run_bundle(
+        bundle,
+        toy_source(),
+        schedule=QUICK,
+        threads=1,
+        device="cpu",
+        choice=PLAIN,
+        further=further,
+        progress=progress,
+    )
+
+
 def row_of(call, name="row", **more):
     return Row(name, "toy", "fp32", "toy", "cpu", run=call, **more)
 
@@ -81,15 +94,7 @@ def test_what_is_missing_is_as_short_as_it_may_be_and_nothing_else_is():
 
 
 def test_a_bundle_is_swept_over_every_axis_and_the_report_comes_back(bundle, tmp_path):
-    found = run_bundle(
-        bundle,
-        toy_source(),
-        schedule=QUICK,
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(sweeps=("frames.steps", "squares.batch")),
-    )
+    found = measure(bundle, Further(sweeps=("frames.steps", "squares.batch")))
     assert [(sweep.scope, sweep.axis) for sweep in found.sweeps] == [
         ("frames", "steps"),
         ("squares", "batch"),
@@ -198,16 +203,7 @@ def test_ctrl_c_in_a_sweep_ends_the_run_with_everything_before(bundle):
         if name == "frames, steps 5":
             raise KeyboardInterrupt
 
-    found = run_bundle(
-        bundle,
-        toy_source(),
-        schedule=QUICK,
-        threads=1,
-        device="cpu",
-        choice=PLAIN,
-        further=Further(sweeps=("steps", "batch")),
-        progress=stop,
-    )
+    found = measure(bundle, Further(sweeps=("steps", "batch")), stop)
     assert found.interrupted
     assert [(sweep.axis, len(sweep.points)) for sweep in found.sweeps] == [("batch", 5), ("steps", 2)]
     assert [scope.stopped for scope in found.scopes] == ["done"] * 4
@@ -238,7 +234,7 @@ def test_callers_call_at_a_time_and_the_rate_counts_all_of_them():
 
 
 def test_only_timed_windows_count():
-    callers = Callers(lambda: time.sleep(0.001), 2)
+    callers = Callers([lambda: time.sleep(0.001)] * 2)
     for _ in range(3):
         callers.run()
     found = callers.report(row_of(None), Samples("row", 1.0, 1, 1, (1.0,)), items=1)
