@@ -31,7 +31,6 @@ def assemble(
     seed: int,
     max_fps: float | None = None,
     faces: str = "none",
-    tiny_folder: Path | None = None,
     tiny: Mapping[str, Path] | None = None,
     modality_dropout: float | None = None,
 ) -> TaemiSystem:
@@ -43,8 +42,7 @@ def assemble(
         seed: Seed of the fusion network's weights and of random or tiny encoders.
         max_fps: Sampling rate of vision features in frames a second; ``None`` is every frame.
         faces: How frames are cropped, as in ``VisionPreprocessing.faces``.
-        tiny_folder: Where tiny encoders are written; a temporary folder when ``None``.
-        tiny: Folders of tiny encoders by name; none are written then.
+        tiny: Folders of tiny encoders by name; where none are given they are made.
         modality_dropout: Chance of dropping a modality; as the variant says when ``None``.
 
     Raises:
@@ -56,7 +54,7 @@ def assemble(
         # What a loader warns of stands in the encoder's notes, too, and is said by whoever asked.
         warnings.simplefilter("ignore", UserWarning)
         if choice.base == "tiny":
-            folders = tiny or write_tiny_encoders(tiny_folder or Path(scratch), seed)
+            folders = tiny or write_tiny_encoders(Path(scratch), seed)
             ids = {part: str(folder) for part, folder in folders.items()}
         else:
             ids = dict(PAPER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -176,6 +177,15 @@ def _labels(clips: Clips) -> torch.Tensor:
     return torch.tensor([row.labels for row, _ in clips], dtype=torch.float32)
 
 
+def _leave_signals_to_the_training(worker: int) -> None:
+    # Ctrl-C, and clusters that end jobs, signal the whole group of processes. What the training does about it
+    # is inherited, and would be done again here; and a worker that died of it would fail the step that is to
+    # finish first. Workers end when the loader tells them to, or is gone.
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def load_batches(
     rows: Sequence[ClipRow],
     store: FeatureStore,
@@ -202,6 +212,7 @@ def load_batches(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=_leave_signals_to_the_training,
         generator=torch.Generator(),
     )
 

@@ -28,6 +28,27 @@ class Curves:
                 self._writer.add_scalar(name, value, step)
 
 
+def check_curves() -> None:
+    """Refuse where curves cannot be written.
+
+    Raises:
+        MissingExtraError: TensorBoard is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(
+            "cannot write TensorBoard curves",
+            f"tensorboard cannot be imported: {error}",
+            'pip install "taemi[train]", or give --no-tensorboard',
+        ) from error
+
+
+def curve_files(folder: Path) -> Iterator[Path]:
+    """Return the files of a folder that hold curves."""
+    return folder.glob("events.out.tfevents.*")
+
+
 @contextmanager
 def open_curves(folder: Path | None, step: int) -> Iterator[Curves]:
     """Open a folder of curves.
@@ -42,13 +63,8 @@ def open_curves(folder: Path | None, step: int) -> Iterator[Curves]:
     if folder is None:
         yield Curves(None)
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingExtraError(
-            "cannot write TensorBoard curves",
-            f"tensorboard cannot be imported: {error}",
-            'pip install "taemi[train]", or give --no-tensorboard',
-        ) from error
+    check_curves()
+    from torch.utils.tensorboard import SummaryWriter
+
     with SummaryWriter(str(folder), purge_step=step + 1 if step else None) as writer:
         yield Curves(writer)

@@ -139,14 +139,7 @@ def _train(out: Path, corpus: Corpus, recipe: Recipe, log: DemoLog, quiet: bool)
     )
     start = _begin("2/7 train", f"taemi train {out / 'corpus'} --out {out / 'run'} {options}", quiet)
     choice = EncoderChoice("tiny", text=str(text) if text else None)
-    system = assemble(
-        "paper",
-        choice,
-        seed=recipe.seed,
-        max_fps=MAX_FPS,
-        faces=FACES_AUTO,
-        tiny_folder=out / "run" / "encoders",
-    )
+    system = assemble("paper", choice, seed=recipe.seed, max_fps=MAX_FPS, faces=FACES_AUTO)
 
     def heard(report: EpochReport) -> None:
         log.history.append(report)

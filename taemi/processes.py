@@ -72,11 +72,15 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Say whether it is so in any of the processes; all have to call it."""
+        return bool(self.most(flag))
+
+    def most(self, value: int) -> int:
+        """Return the largest value of any of the processes; all have to call it."""
         if self.count == 1:
-            return flag
-        told = torch.tensor([float(flag)], device=self.device)
+            return value
+        told = torch.tensor([value], device=self.device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
-        return bool(told.item())
+        return int(told.item())
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes; all have to call it."""

@@ -21,9 +21,9 @@ class EpochReport:
         rho_by_output: The correlation of each output.
         best: Whether it is the best so far.
         seconds: Wall time, validation included; of its last part where the run was cut off in it.
-        training_seconds: Wall time of its steps.
+        training_seconds: Wall time of its steps, of that part likewise.
         waiting_seconds: The part of them in which the first process waited for batches to be read.
-        clips_per_s: Clips trained on a second, over all processes.
+        clips_per_s: Clips trained on a second, over all processes, in that part.
         learning_rate: Rate of its last step.
         peak_memory_bytes: On CUDA the most that tensors took in this process since its start, else the most
             memory that the process had.

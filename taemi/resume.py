@@ -8,7 +8,8 @@ that is taken up ends with the same bits as one that was never cut off.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,32 +85,35 @@ def save_place(path: Path, stepper: Stepper, place: Place, run: Run, processes: 
     """
     # What each process has seen of the epoch; the first one has it all afterwards.
     seen = processes.gather((place.loss, place.clips, random_state()))
-    if not processes.first:
-        place.loss, place.clips = 0.0, 0
-        processes.first_alone(lambda: None)
-        return
-    place.loss, place.clips = sum(loss for loss, _, _ in seen), sum(clips for _, clips, _ in seen)
-    resume = {
-        **stepper.state(),
-        "place": {
-            **{name: getattr(place, name) for name in ("epoch", "steps", "loss", "clips", "since_best")},
-            "best": dict(vars(place.best)),
-            "history": [to_plain(report) for report in place.history],
-        },
-        "run": to_plain(run),
-        "random": [random for _, _, random in seen],
-        "threads": torch.get_num_threads(),
-    }
+    place.loss, place.clips = 0.0, 0
+    if processes.first:
+        place.loss, place.clips = sum(loss for loss, _, _ in seen), sum(clips for _, clips, _ in seen)
+    random = [state for _, _, state in seen]
+    processes.first_alone(
+        lambda: save_checkpoint(path, stepper.system, _progress(stepper, place, run, random))
+    )
+
+
+def _progress(stepper: Stepper, place: Place, run: Run, random: list[dict[str, Any]]) -> Progress:
     done = place.history[-1] if place.history else None
-    progress = Progress(
+    return Progress(
         trained=stepper.step > 0,
         epoch=done.epoch if done else 0,
         rho=done.rho if done else None,
         recipe=asdict(run.recipe),
         corpus=place.best.corpus,
-        resume=resume,
+        resume={
+            **stepper.state(),
+            "place": {
+                **vars(place),
+                "best": dict(vars(place.best)),
+                "history": [to_plain(report) for report in place.history],
+            },
+            "run": to_plain(run),
+            "random": random,
+            "threads": torch.get_num_threads(),
+        },
     )
-    processes.first_alone(lambda: save_checkpoint(path, stepper.system, progress))
 
 
 def read_place(
@@ -136,37 +140,33 @@ def read_place(
             named with both values.
     """
     data = read_checkpoint(path)
-    asked = f"cannot go on with {path}"
-    resume = data.get("progress", {}).get("resume") or {}
+    asked = _asked(path)
+    resume = (data.get("progress") or {}).get("resume") or {}
     if "place" not in resume:
         raise CheckpointError(asked, "it keeps no state of a training", "Train again without --resume")
-    kept = resume["run"]
-    _compare(asked, "the recipe", kept["recipe"], to_plain(run.recipe), free=FREE_TO_CHANGE)
-    _compare(asked, "the model", data["model"], system.config.to_plain())
-    _compare(asked, "the preprocessing", data["preprocessing"], to_plain(system.preprocessing))
-    if kept["data"] != run.data:
-        raise CheckpointError(
-            f"{asked}: the data is another",
-            "names, labels or words of the clips differ from those that it was trained on",
-            "Name the corpus of the run that was cut off, or train into another folder",
-        )
-    _compare(asked, "the launch", {"processes": kept["processes"]}, {"processes": run.processes})
-    try:
+    with _damage_named(asked):
+        kept = resume["run"]
+        _compare(asked, "the recipe", kept["recipe"], to_plain(run.recipe), free=FREE_TO_CHANGE)
+        _compare(asked, "the model", data["model"], system.config.to_plain())
+        _compare(asked, "the preprocessing", data["preprocessing"], to_plain(system.preprocessing))
+        if kept["data"] != run.data:
+            raise CheckpointError(
+                f"{asked}: the data is another",
+                "names, labels or words of the clips differ from those that it was trained on",
+                "Name the corpus of the run that was cut off, or train into another folder",
+            )
+        _compare(asked, "the launch", {"processes": kept["processes"]}, {"processes": run.processes})
         for name in ("audio", "text"):
             encoder = getattr(system, f"{name}_encoder")
             packed = data["encoders"][name]
             _compare(asked, f"the {name} encoder", packed["description"], encoder.describe())
             encoder.load_state_dict(packed["weights"])
         system.fusion.load_state_dict(data["fusion"])
-        known = resume["place"]
-        history = [from_plain(report, EpochReport) for report in known["history"]]
-        place = Place(**{**known, "best": Progress(**known["best"]), "history": history})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise CheckpointError(asked, reason, "The file is damaged: train again without --resume") from error
+        place = from_plain(resume["place"], Place)
+        threads = resume["threads"]
     if not processes.first:
         place.loss, place.clips = 0.0, 0
-    if warn is not None and (threads := resume["threads"]) != torch.get_num_threads():
+    if warn is not None and threads != torch.get_num_threads():
         warn(
             f"{path.name} was trained with {threads} threads, this goes on with {torch.get_num_threads()}: "
             "sums are rounded differently, and weights will differ in their last bits"
@@ -174,10 +174,35 @@ def read_place(
     return place, resume
 
 
-def take_up(stepper: Stepper, resume: dict[str, Any], processes: Processes) -> None:
-    """Put optimiser and random generators where they stood."""
-    stepper.restore(resume)
-    restore_random_state(resume["random"][processes.rank])
+def take_up(path: Path, stepper: Stepper, resume: dict[str, Any], processes: Processes) -> None:
+    """Put optimiser and random generators where they stood.
+
+    Args:
+        path: The file that ``read_place`` read.
+        stepper: Made since.
+        resume: The state that ``read_place`` returned.
+        processes: This process among those that train.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    with _damage_named(_asked(path)):
+        stepper.restore(resume)
+        restore_random_state(resume["random"][processes.rank])
+
+
+def _asked(path: Path) -> str:
+    return f"cannot go on with {path}"
+
+
+@contextmanager
+def _damage_named(asked: str) -> Iterator[None]:
+    """Turn what damaged values make of the reading into one clear message."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise CheckpointError(asked, reason, "The file is damaged: train again without --resume") from error
 
 
 def _compare(

@@ -10,11 +10,18 @@ from types import FrameType
 
 
 class StopRequests:
-    """Whether somebody asked for the end."""
+    """Whether somebody asked for the end.
 
-    def __init__(self, heard: Callable[[str], None] | None = None) -> None:
+    Args:
+        tell: Called with a sentence when the first signal comes.
+
+    Attributes:
+        signal: The signal that asked for it.
+    """
+
+    def __init__(self, tell: Callable[[str], None] | None = None) -> None:
         self.signal: int | None = None
-        self._heard = heard
+        self._tell = tell
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Take a signal: the first one is noted, a second one interrupts at once."""
@@ -22,8 +29,22 @@ class StopRequests:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number
-        if self._heard is not None:
-            self._heard("the training stops after this step and keeps its state (again: at once, without)")
+        if self._tell is not None:
+            self._tell("the training stops after this step and keeps its state (again: at once, without)")
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Note SIGINT and SIGTERM instead of being interrupted by them."""
+        if threading.current_thread() is not threading.main_thread():
+            # Only the main thread may have handlers; elsewhere nobody sends signals.
+            yield
+            return
+        before = {number: signal.signal(number, self) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def leave(self) -> None:
         """End the program as the signal would have.
@@ -35,23 +56,3 @@ class StopRequests:
         if self.signal == signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
         raise KeyboardInterrupt
-
-
-@contextmanager
-def stop_requests(heard: Callable[[str], None] | None = None) -> Iterator[StopRequests]:
-    """Note SIGINT and SIGTERM instead of being interrupted by them.
-
-    Args:
-        heard: Called with a sentence when the first one comes.
-    """
-    requests = StopRequests(heard)
-    if threading.current_thread() is not threading.main_thread():
-        # Only the main thread may have handlers; elsewhere nobody sends signals.
-        yield requests
-        return
-    before = {number: signal.signal(number, requests) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield requests
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -35,7 +36,8 @@ from taemi_runtime.strict import to_json
 BEST_NAME = "best.pt"
 LAST_NAME = "last.pt"
 HISTORY_NAME = "history.json"
-# Steps between two points of a curve: reading a number from a GPU waits for it.
+# Steps between two points of a curve, and between two moments in which processes tell each other whether to
+# end: both wait for what the device computes.
 _LOG_EVERY = 10
 
 
@@ -44,7 +46,7 @@ class TrainingError(TaemiError):
 
 
 class Trainer:
-    """One run.
+    """One run: begun, or taken up where it stood.
 
     Args:
         system: Trained in place.
@@ -52,8 +54,20 @@ class Trainer:
         out: The run's folder.
         recipe: How.
         processes: This process among those that train together.
+        stop: Whether somebody asked for the end.
+        resume: Whether to go on from ``last.pt`` where there is one.
         report: Called after each epoch.
+        warn: Called with a sentence for what makes figures doubtful.
         tick: Called with (step name, done, total).
+
+    Attributes:
+        begins: Whether the run begins, and none is taken up.
+        place: Where the run stands.
+        stepper: What takes its steps.
+
+    Raises:
+        CheckpointError: ``last.pt`` is of another run, or damaged.
+        UsageError: The device cannot compute in the recipe's precision.
     """
 
     def __init__(
@@ -63,18 +77,22 @@ class Trainer:
         out: Path,
         recipe: Recipe,
         processes: Processes,
-        report: Report | None,
-        tick: Tick | None,
+        stop: StopRequests,
+        *,
+        resume: bool = False,
+        report: Report | None = None,
+        warn: Warn | None = None,
+        tick: Tick | None = None,
     ) -> None:
         self._system = system
         self._data = data
         self._out = out
         self._recipe = recipe
         self._processes = processes
-        self._stop = StopRequests()
+        self._stop = stop
         self._report = report
+        self._warn = warn
         self._tick = tick
-        self._warn: Warn | None = None
         self._plan = StepPlan(
             len(data.train),
             recipe.batch_size,
@@ -84,49 +102,48 @@ class Trainer:
             data.lengths(recipe.modalities) if recipe.buckets else None,
         )
         self._run = Run(recipe, data_digest(data.train, data.valid), processes.count)
-
-    def start(self, described: str, last: Path | None, warn: Warn | None) -> None:
-        """Begin, or go on from ``last`` where there is such a file."""
-        recipe, processes = self._recipe, self._processes
-        self._warn = warn
-        self.place = Place(Progress(trained=False, recipe=asdict(recipe), corpus=described))
-        kept = None
-        if last is not None and last.exists():
-            self.place, kept = read_place(last, self._system, self._run, processes, warn)
-        self._system.to(processes.device)
+        last = out / LAST_NAME
+        self.begins = not (resume and last.exists())
+        if self.begins:
+            self.place = Place(Progress(trained=False, recipe=asdict(recipe), corpus=data.corpus))
+        else:
+            self.place, kept = read_place(last, system, self._run, processes, warn)
+        system.to(processes.device)
         steps = self._plan.steps
         schedule = WarmupCosine(
             recipe.learning_rate, round(recipe.warmup_epochs * steps), recipe.epochs * steps
         )
-        self.stepper = Stepper(self._system, recipe, schedule, processes)
+        self.stepper = Stepper(system, recipe, schedule, processes)
         # Each process drops other layers and modalities.
         seed_all(recipe.seed + processes.rank)
-        if kept is not None:
-            take_up(self.stepper, kept, processes)
+        if not self.begins:
+            take_up(last, self.stepper, kept, processes)
 
-    def run(self, curves: Curves, stop: StopRequests) -> Progress:
+    def run(self, curves: Curves) -> Progress:
         """Train to the end, or to the step in which somebody asks for it.
 
         Args:
             curves: Where curves are written.
-            stop: Whether somebody asked for the end.
 
         Returns:
             The record of the best epoch.
         """
-        self._stop = stop
         place, recipe = self.place, self._recipe
         while place.epoch <= recipe.epochs and place.since_best < recipe.patience:
             start = time.perf_counter()
-            waited = self._steps(curves)
+            clips, waited = self._steps(curves)
             trained = time.perf_counter()
             predicted, labels = self._validate()
             by_output = pearson(predicted, labels, names=self._system.config.outputs, warn=self._warn)
-            self._finish_epoch(start, trained, waited, by_output, curves)
+            self._finish_epoch(start, trained, clips, waited, by_output, curves)
         return place.best
 
-    def _steps(self, curves: Curves) -> float:
-        """Take the steps of the epoch that are left; returns the seconds spent waiting for batches."""
+    def _steps(self, curves: Curves) -> tuple[int, float]:
+        """Take the steps of the epoch that are left.
+
+        Returns:
+            The clips of these steps, over all processes, and the seconds spent waiting for batches.
+        """
         place, stepper, total = self.place, self.stepper, self._plan.steps
         shares = self._plan.epoch(place.epoch, self._processes.rank, place.steps)
         stepper.train_mode()
@@ -143,7 +160,8 @@ class Trainer:
             if not share.last:
                 continue
             place.steps += 1
-            if place.steps % _LOG_EVERY == 0 or place.steps == total:
+            due = place.steps % _LOG_EVERY == 0 or place.steps == total
+            if due:
                 self._take(loss)
                 curves.add(
                     {
@@ -155,28 +173,37 @@ class Trainer:
                 )
             if self._tick is not None:
                 self._tick(f"epoch {place.epoch}", place.steps, total)
-            if self._asked_to_stop():
+            if (due or self._processes.count == 1) and self._asked_to_stop():
                 self._take(loss)
                 self._leave()
             if self._recipe.save_every and place.steps % self._recipe.save_every == 0 and place.steps < total:
                 self._take(loss)
                 self._save()
-        return waited
+        return sum(share.of for share in shares if share.last), waited
 
     def _take(self, loss: torch.Tensor) -> None:
-        """Move what was summed on the device to where the run stands."""
+        """Move what was summed on the device to where the run stands; all processes have to call it.
+
+        Raises:
+            TrainingError: The sum is no finite number in one of them.
+        """
         self.place.loss += float(loss)
         loss.zero_()
-        if not np.isfinite(self.place.loss):
+        # One that left alone would keep the others waiting.
+        if self._processes.any(not math.isfinite(self.place.loss)):
             raise TrainingError(
                 "the training cannot go on",
-                f"the loss is {self.place.loss} in epoch {self.place.epoch}, step {self.place.steps}",
+                f"the loss is no finite number in epoch {self.place.epoch}, by step {self.place.steps}",
                 "Lower --learning-rate, clip with --clip-mode norm --clip 1, or choose another --precision; "
                 f"{LAST_NAME} holds the last state that was kept",
             )
 
     def _asked_to_stop(self) -> bool:
-        return self._processes.any(self._stop.signal is not None)
+        asked = self._processes.most(self._stop.signal or 0)
+        if asked:
+            # All of them end as the one that was asked does.
+            self._stop.signal = asked
+        return bool(asked)
 
     def _validate(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Score the validation split, each process its part of it."""
@@ -201,13 +228,14 @@ class Trainer:
         self,
         start: float,
         trained: float,
+        clips: int,
         waited: float,
         by_output: npt.NDArray[np.float64],
         curves: Curves,
     ) -> None:
         place, recipe, processes = self.place, self._recipe, self._processes
         totals = torch.tensor([place.loss, place.clips], dtype=torch.float64, device=processes.device)
-        loss, clips = processes.sum(totals).tolist()
+        loss, counted = processes.sum(totals).tolist()
         rho = float(by_output.mean())
         improved = place.best.rho is None or rho > place.best.rho
         place.since_best = 0 if improved else place.since_best + 1
@@ -216,14 +244,14 @@ class Trainer:
         done = EpochReport(
             epoch=place.epoch,
             epochs=recipe.epochs,
-            loss=loss / clips,
+            loss=loss / counted,
             rho=rho,
             rho_by_output=tuple(by_output.tolist()),
             best=improved,
             seconds=time.perf_counter() - start,
             training_seconds=seconds,
             waiting_seconds=waited,
-            clips_per_s=len(self._data.train) / seconds if seconds else 0.0,
+            clips_per_s=clips / seconds if seconds else 0.0,
             learning_rate=self.stepper.schedule.rate(self.stepper.step - 1),
             peak_memory_bytes=peak_memory_bytes(processes.device),
         )

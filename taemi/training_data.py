@@ -18,6 +18,18 @@ Tick = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
 
+def told_once(warn: Warn) -> Warn:
+    """Return what passes each sentence on once: epochs and runs repeat what makes them doubtful."""
+    told: set[str] = set()
+
+    def pass_on(sentence: str) -> None:
+        if sentence not in told:
+            told.add(sentence)
+            warn(sentence)
+
+    return pass_on
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The clips that are trained on and validated with.
@@ -27,12 +39,14 @@ class TrainingData:
         train: The clips to train on.
         valid: The clips to validate with.
         collate: Makes a batch of clips.
+        corpus: What the checkpoint says of them; see ``Progress``.
     """
 
     store: FeatureStore
     train: Sequence[ClipRow]
     valid: Sequence[ClipRow]
     collate: Callable[[Any], Any]
+    corpus: str = ""
 
     def load(
         self, rows: Sequence[ClipRow], indices: Sequence[Sequence[int]], *, workers: int, pin: bool

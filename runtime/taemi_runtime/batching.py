@@ -82,7 +82,7 @@ def encode_together(scorer: ClipScorer, clips: Sequence[DecodedClip]) -> list[Cl
         For each clip its features, which the caller closes, or what went wrong with it.
     """
     encoder = scorer.encoder
-    work = [_Work(item, item.said, {"decode": item.decode_ms}, item.decode_ms, len(clips)) for item in clips]
+    work = [_Work(item, item.said, {"decode": item.decode_ms}, item.decode_ms) for item in clips]
     for item in work:
         if item.said.text is None:
             with stopwatch() as watch:
@@ -139,13 +139,12 @@ def fuse_together(
 
 @dataclass
 class _Work:
-    """A clip on its way through the encoders, one of so many."""
+    """A clip on its way through the encoders."""
 
     given: DecodedClip
     said: Transcript
     spent_ms: dict[str, float]
     wall_ms: float
-    clips: int
     error: Exception | None = None
     heard: Encoded | None = None
     seen: SeenFrames | None = None
@@ -178,7 +177,7 @@ class _Work:
 def _encode_sound(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     def hear(some: Sequence[_Work]) -> list[Encoded]:
         waveforms = [item.given.clip.waveform for item in some if item.given.clip.waveform is not None]
-        return encoder.hear(waveforms, clips=work[0].clips)
+        return encoder.hear(waveforms)
 
     ordered = sorted(work, key=_samples)
     fixed = scorer.preprocessing.audio.padded_samples is not None
@@ -208,7 +207,7 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
         whole = frames[: len(frames) - len(_rest(item))]
         with stopwatch() as watch:
             try:
-                item.seen = SeenFrames(encoder, clips=item.clips)
+                item.seen = SeenFrames(encoder)
                 for call, part in enumerate(in_calls(whole)):
                     item.seen.see(part, call * FRAMES_A_CALL)
             except Exception as error:  # this clip's failure, whatever it is
@@ -224,7 +223,7 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
 
 def _encode_text(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work], most: int) -> None:
     def read(some: Sequence[_Work]) -> list[Encoded]:
-        return encoder.read([item.said.text or "" for item in some], clips=work[0].clips)
+        return encoder.read([item.said.text or "" for item in some])
 
     del scorer
     for group in chunks(work, most):

@@ -71,12 +71,11 @@ class SeenFrames:
 
     Args:
         encoder: The encoders.
-        clips: How many clips are scored together; see ``FeatureRooms.room``.
     """
 
-    def __init__(self, encoder: ClipEncoder, clips: int = 1) -> None:
+    def __init__(self, encoder: ClipEncoder) -> None:
         self._encoder = encoder
-        self.room: DeviceArray | None = encoder.rooms.room("vision", clips=clips)
+        self.room: DeviceArray | None = encoder.rooms.room("vision")
         self._parts: dict[int, Array] = {}
         self._counts: dict[int, int] = {}
 

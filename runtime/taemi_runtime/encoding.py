@@ -69,19 +69,18 @@ class ClipEncoder:
         Raises:
             TaemiError: It cannot be opened.
         """
-        self.rooms.pool(graph, 1)
+        self.rooms.pool(graph)
 
     def calls_at_a_time(self, graph: str) -> int:
         """Return how many calls of an encoder are worth having under way; see ``Engine.calls_at_a_time``."""
         return self._model.engine(graph).calls_at_a_time
 
-    def hear(self, waveforms: Sequence[npt.NDArray[np.float32]], *, clips: int = 1) -> list[Encoded]:
+    def hear(self, waveforms: Sequence[npt.NDArray[np.float32]]) -> list[Encoded]:
         """Encode waveforms in one call.
 
         Args:
             waveforms: [samples] each, float32, mono, not normalised, at least one of them; shorter ones are
                 filled up with zeros behind their mask, which a masked encoder does not notice.
-            clips: How many clips are scored together.
 
         Returns:
             For each [1, frames, width] float32, or [frames, width] on the device, and [1, frames] bool, at
@@ -94,7 +93,7 @@ class ClipEncoder:
         prepared = [prepare_waveform(waveform, self._preprocessing.audio) for waveform in waveforms]
         feeds = {name: _stack([item[name] for item in prepared]) for name in prepared[0]}
         masks = [item["frame_mask"] for item in prepared]
-        found = self.rooms.encode("audio", feeds, [mask.shape[1] for mask in masks], clips)
+        found = self.rooms.encode("audio", feeds, [mask.shape[1] for mask in masks])
         if isinstance(found, list):
             return list(zip(found, masks, strict=True))
         return [(found[row : row + 1, : mask.shape[1]], mask) for row, mask in enumerate(masks)]
@@ -126,12 +125,11 @@ class ClipEncoder:
         """
         self.rooms.keep("vision", {"pixels": pixels}, pieces)
 
-    def read(self, texts: Sequence[str], *, clips: int = 1) -> list[Encoded]:
+    def read(self, texts: Sequence[str]) -> list[Encoded]:
         """Encode transcripts in one call.
 
         Args:
             texts: At least one, none of them blank.
-            clips: How many clips are scored together.
 
         Returns:
             For each [1, width] float32, or [1, tokens, width] where the fusion graph takes a sequence (on the
@@ -146,7 +144,7 @@ class ClipEncoder:
         tokens = [int(np.count_nonzero(row)) for row in rows]
         masks = [row[None, :count] for row, count in zip(rows, tokens, strict=True)]
         flat = self._text_name == "text"
-        found = self.rooms.encode("text", ids, [1] * len(tokens) if flat else tokens, clips)
+        found = self.rooms.encode("text", ids, [1] * len(tokens) if flat else tokens)
         if isinstance(found, list):
             return list(zip(found, masks, strict=True))
         return [

@@ -192,26 +192,16 @@ class Engine(Closing):
         self._mine.run_ms = wall_ms if device_ms is None else device_ms
         return outputs
 
-    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str]) -> str:
         """Return why an input is not taken from a device; empty where it is.
 
         Args:
             name: The input.
             dtype: Its element type there.
             devices: Where it lies.
-            entries: How many arrays it is put together from, one for each entry of axis 0.
         """
-        del name, dtype, entries
+        del name, dtype
         return f"{self.info.backend} takes its inputs from the host, not from {', '.join(devices)}"
-
-    def why_not_keep(self, clips: int) -> str:
-        """Return why outputs of calls that several clips may share cannot stay in an array for each.
-
-        Args:
-            clips: How many clips; 1 where no call is shared.
-        """
-        del clips
-        return ""
 
     def dtype_of(self, item: InputSpec | OutputSpec) -> np.dtype[Any]:
         """Return the element type in which an input is taken, or an output computed, on the device."""
@@ -243,7 +233,7 @@ class Engine(Closing):
         """Bring inputs to the host that cannot be taken from where they lie; return all, and what stays."""
         for name, given in resident.items():
             check_cover(self.spec, name, given)
-            if why := self.why_not_from(name, given.dtype, given.devices, entries=len(given.parts)):
+            if why := self.why_not_from(name, given.dtype, given.devices):
                 say_by_host(f"{self.spec.name}.{name}", why)
                 inputs = {**inputs, name: given.numpy()}
         return inputs, device_inputs(inputs)

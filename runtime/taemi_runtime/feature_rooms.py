@@ -32,22 +32,19 @@ class FeatureRooms:
         self._resident = resident
         self._inputs = {item.name: item for item in model.manifest.graphs[FUSION].inputs}
 
-    def pool(self, graph: str, clips: int) -> Pool | None:
+    def pool(self, graph: str) -> Pool | None:
         """Return what lends memory for an encoder's features; ``None`` where they go by the host."""
         engine = self._model.engine(graph)
         if not self._resident or engine.pool is None:
             return None
         fusion, name = self._model.engine(FUSION), self.input(graph).name
         dtype = engine.dtype_of(self.output(graph))
-        why = engine.why_not_keep(clips) or fusion.why_not_from(
-            name, dtype, {engine.pool.device}, entries=clips
-        )
-        if why:
+        if why := fusion.why_not_from(name, dtype, {engine.pool.device}):
             say_by_host(f"{FUSION}.{name}", why)
             return None
         return engine.pool
 
-    def room(self, graph: str, rows: int = 0, *, clips: int = 1) -> DeviceArray | None:
+    def room(self, graph: str, rows: int = 0) -> DeviceArray | None:
         """Return an array on the device for what an encoder gives of one clip.
 
         It has room for as much as the fusion engine takes, whatever is asked for, so that its memory serves
@@ -56,12 +53,11 @@ class FeatureRooms:
         Args:
             graph: The encoder.
             rows: How many rows are needed at least.
-            clips: How many clips are scored together.
 
         Returns:
             [rows, width], where ``rows`` is 0 as many as there are; ``None`` where features go by the host.
         """
-        pool = self.pool(graph, clips)
+        pool = self.pool(graph)
         if pool is None:
             return None
         fusion, output, target = self._model.engine(FUSION), self.output(graph), self.input(graph)
@@ -91,7 +87,7 @@ class FeatureRooms:
         return self._inputs[self._text_name if graph == "text" else graph]
 
     def encode(
-        self, graph: str, feeds: dict[str, Array], lengths: Sequence[int], clips: int
+        self, graph: str, feeds: dict[str, Array], lengths: Sequence[int]
     ) -> list[DeviceArray] | Array:
         """Run an encoder for several clips.
 
@@ -99,7 +95,6 @@ class FeatureRooms:
             graph: The encoder.
             feeds: Its inputs, one entry of axis 0 a clip.
             lengths: Rows of its output that are wanted of each.
-            clips: How many clips are scored together.
 
         Returns:
             An array on the device for each clip, or the whole output on the host.
@@ -108,7 +103,7 @@ class FeatureRooms:
         rooms: list[DeviceArray] = []
         try:
             for length in lengths:
-                room = self.room(graph, length, clips=clips)
+                room = self.room(graph, length)
                 if room is None:
                     break
                 rooms.append(room)

@@ -33,6 +33,7 @@ from taemi.reports import Report
 from taemi.system import TaemiSystem
 from taemi.train import HISTORY_NAME, LAST_NAME, train
 from taemi.training_data import Tick, Warn
+from taemi_runtime.console import format_duration
 from taemi_runtime.errors import (
     CheckpointError,
     DataError,
@@ -195,9 +196,6 @@ def _run(study: Study, row: Row, seed: int, listeners: Listeners) -> Result | Fa
 
 def _train(study: Study, row: Row, seed: int, listeners: Listeners) -> Result:
     folder = run_folder(study.out, row.name, seed)
-    for part in folder.glob(".*.part"):
-        # A killed process leaves the file that it was writing, and a checkpoint is large.
-        part.unlink()
     system = study.system(row, seed)
     best = train(
         system,
@@ -249,15 +247,6 @@ def _time_left(study: Study) -> str:
     ]
     total = sum(seconds) / len(seconds) * max(1, len(left))
     return f", about {format_duration(total)} left for {max(1, len(left))} (from {len(seconds)} finished)"
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration in the two units that matter, e.g. ``3 h 20 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _device_name(device: str) -> str:

@@ -50,13 +50,11 @@ from taemi.commands.recipe_options import (
 )
 from taemi.commands.train import CONFIG_NAME, format_epoch
 from taemi.corpus import Layout
-from taemi.data import read_data, settle_frames
 from taemi.pictures import pictures_fault
 from taemi.sheets import format_sheets
 from taemi_runtime.atomic import write_bytes
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.emotions import EMOTIONS
-from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
     from taemi.ablation.figures import Report
@@ -111,10 +109,14 @@ def ablate(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
     need_torch("run an ablation")
+    from taemi.data import read_data, settle_frames
+    from taemi_runtime.faces.choice import faces_name
+
     corpus = read_data(data, Layout(vision=vision_from))
     max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.ablation.study import Listeners, Study, run_study
     from taemi.ablation.table import MARKDOWN_NAME, main_sheet
+    from taemi.training_data import told_once
 
     study = Study(
         corpus,
@@ -136,13 +138,6 @@ def ablate(
     for note in corpus_notes(corpus, cropped):
         say(f"note: {note}", quiet=quiet)
     reports: list[Report] = []
-    warned: set[str] = set()
-
-    def warn(message: str) -> None:
-        # What is wrong with the data is wrong with it in every run.
-        if message not in warned:
-            warned.add(message)
-            say(f"warning: {message}")
 
     def write(protocol: Protocol) -> None:
         if not reports:
@@ -156,7 +151,8 @@ def ablate(
             write,
             Listeners(
                 say=lambda line: say(line, quiet=quiet),
-                warn=warn,
+                # What is wrong with the data is wrong with it in every run.
+                warn=told_once(lambda message: say(f"warning: {message}")),
                 report=lambda report: say(f"  {format_epoch(report)}", quiet=quiet),
                 tick=tick,
             ),

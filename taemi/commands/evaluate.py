@@ -9,7 +9,6 @@ import typer
 
 from taemi.commands.options import Debug, Quiet, TestFolder, VisionFrom
 from taemi.corpus import RAW, Layout
-from taemi.data import StoredCorpus, read_data
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.errors import UsageError
 
@@ -53,6 +52,7 @@ def evaluate(
 ) -> None:
     """Correlation with the labels, per emotion and per combination of modalities, with intervals."""
     del debug
+    from taemi.data import StoredCorpus, read_data
     from taemi.evaluate import Asked, Robustness, compare, evaluate_models
     from taemi.evaluate.cases import NO_CURVES
     from taemi.evaluate.files import write_figures, write_submission

@@ -28,13 +28,11 @@ from taemi.commands.options import (
 )
 from taemi.config import variant as named_variant
 from taemi.corpus import ClipRow, Corpus, Layout, read_corpus
-from taemi.extract.transcripts import DEFAULT_ASR, Transcriber
-from taemi.store.files import clip_path
+from taemi.extract import DEFAULT_ASR
 from taemi_runtime.cluster.address import OPTION, check_address
 from taemi_runtime.cluster.shares import check_options
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.errors import UsageError
-from taemi_runtime.faces.choice import faces_name
 from taemi_runtime.host import parse_device
 
 
@@ -93,6 +91,9 @@ def extract(
         check_address(ray)
         check_options(device, workers)
     need_torch("extract features")
+    from taemi.extract.transcripts import Transcriber
+    from taemi_runtime.faces.choice import faces_name
+
     found = read_corpus(corpus, Layout(test_folder, vision_from))
     chosen = _choose_splits(found, splits)
     crops = faces_name(faces)
@@ -161,4 +162,6 @@ def _choose_splits(corpus: Corpus, asked: str | None) -> dict[str, tuple[ClipRow
 
 def _without_words(splits: dict[str, tuple[ClipRow, ...]], store: Path) -> list[ClipRow]:
     """Return the clips that are still to be extracted, as far as names tell."""
+    from taemi.store.files import clip_path
+
     return [row for of in splits.values() for row in of if not clip_path(store, row.name).exists()]

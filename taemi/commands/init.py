@@ -25,7 +25,6 @@ from taemi.commands.options import (
 from taemi.config import variant as named_variant
 from taemi_runtime.console import Step, say
 from taemi_runtime.errors import CheckpointError
-from taemi_runtime.faces.choice import faces_name
 
 
 def init(
@@ -55,11 +54,14 @@ def init(
     )
     named_variant(preset)
     need_torch("make a checkpoint")
+    from taemi_runtime.faces.choice import faces_name
+
+    crops = faces_name(faces)
     from taemi.assemble import assemble, encoder_notes
     from taemi.checkpoint import Progress, save_checkpoint
 
     step = Step("init")
-    system = assemble(preset, choice, seed=seed, max_fps=max_fps, faces=faces_name(faces))
+    system = assemble(preset, choice, seed=seed, max_fps=max_fps, faces=crops)
     for note in encoder_notes(system):
         say(f"note: {note}", quiet=quiet)
     save_checkpoint(ckpt, system, Progress(trained=False))

@@ -51,10 +51,8 @@ from taemi.commands.recipe_options import (
     recipe_from,
 )
 from taemi.corpus import Layout
-from taemi.data import read_data, settle_frames
 from taemi_runtime.console import Step, format_size, progress, say
 from taemi_runtime.errors import UsageError
-from taemi_runtime.faces.choice import faces_name
 
 if TYPE_CHECKING:
     from taemi.reports import EpochReport
@@ -126,6 +124,9 @@ def train(
         encoders, audio_encoder, text_encoder, vision_encoder, mask_in_encoder=mask_in_encoder
     )
     need_torch("train")
+    from taemi.data import read_data, settle_frames
+    from taemi_runtime.faces.choice import faces_name
+
     corpus = read_data(data, Layout(vision=vision_from))
     max_fps, cropped = settle_frames(corpus, max_fps, None if faces is None else faces_name(faces))
     from taemi.assemble import assemble, encoder_notes
@@ -149,16 +150,12 @@ def train(
         seed=seed,
         max_fps=max_fps,
         faces=cropped,
-        # Processes that write one folder at a time would take it away from each other.
-        tiny_folder=out / "encoders" if rank == 0 else None,
         modality_dropout=modality_dropout,
     )
     for note in [*encoder_notes(system), *corpus_notes(corpus, cropped)]:
         say(f"note: {note}", quiet=quiet)
     if resume and not (out / LAST_NAME).exists():
         say(f"note: {out} holds no {LAST_NAME} to go on from: the training begins", quiet=quiet)
-    if rank == 0:
-        write_options(context, out / CONFIG_NAME)
     with progress(quiet=quiet) as tick:
         best = run(
             system,
@@ -173,6 +170,7 @@ def train(
             workers=workers,
             resume=resume,
             curves=out / FOLDER_NAME if tensorboard else None,
+            begin=lambda: write_options(context, out / CONFIG_NAME),
         )
     say(step.done(out / BEST_NAME, f"best rho {best.rho:.3f} in epoch {best.epoch}"), quiet=quiet)
     say(f"next: taemi-export onnx {out / BEST_NAME}", quiet=quiet)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taemi.corpus import ClipRow
+from taemi.extract import DEFAULT_ASR
 from taemi.store.layout import FROM_FILE, FROM_NOWHERE
 from taemi_runtime.asr import NONE
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.errors import EngineError, MediaError, MissingExtraError
 from taemi_runtime.preprocessing import SpeechGate
 from taemi_runtime.transcripts import Transcript
-
-DEFAULT_ASR = "openai-whisper:large-v3-turbo"
 
 
 class Transcriber:

@@ -67,7 +67,13 @@ def check(built: BuiltPlan, graph: ExportGraph, precision: str) -> None:
     assert len(built.plan) > 0.5 * weights * (2 if half else 4)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+# Graphs of every shape are compiled in each run of the tests, the others with the slow ones.
+_SHAPES = ("paper", "concat", "self-attention", "audio-anchored")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _SHAPES else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_the_fusion_graph_of_every_variant_compiles_in_both_precisions(
     compile_graph: Compile, name: str
 ) -> None:

@@ -24,12 +24,14 @@ SMALL = {"audio_dim": 37, "text_dim": 33, "feed_forward": 40, "head_hidden": 24}
     ("name", "sizes"),
     [
         ("paper", {"vision_dim": 51, "hidden": 40, "heads": 5}),
-        ("paper", {"vision_dim": 1280, "hidden": 24, "heads": 1}),
+        pytest.param("paper", {"vision_dim": 1280, "hidden": 24, "heads": 1}, marks=pytest.mark.slow),
         ("released", {"vision_dim": 7, "hidden": 36, "heads": 12}),
         ("concat", {"vision_dim": 23, "hidden": 20, "heads": 2}),
         ("self-attention", {"vision_dim": 11, "hidden": 30, "heads": 3}),
-        ("no-missing-tokens", {"vision_dim": 29, "hidden": 28, "heads": 7}),
-        ("audio-anchored", {"vision_dim": 130, "hidden": 42, "heads": 7}),
+        pytest.param(
+            "no-missing-tokens", {"vision_dim": 29, "hidden": 28, "heads": 7}, marks=pytest.mark.slow
+        ),
+        pytest.param("audio-anchored", {"vision_dim": 130, "hidden": 42, "heads": 7}, marks=pytest.mark.slow),
         ("vision-anchored", {"vision_dim": 19, "hidden": 16, "heads": 2}),
     ],
 )

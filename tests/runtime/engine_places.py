@@ -19,6 +19,7 @@ from taemi_runtime.plan_sidecar import PlanProfile, ShapeRange
 from taemi_runtime.spec import GraphSpec
 from tests.runtime.fake_gpu import FakeGpu
 from tests.runtime.fake_machine import install_gpu, install_tensorrt
+from tests.runtime.fake_provider import open_bytes
 from tests.runtime.fake_tensorrt import FakeTensorRT, ranges_of, write_plan
 
 WIDEST_BATCH = 32
@@ -135,7 +136,9 @@ class BoundOnCpu(OnnxRuntimeCpu):
         engine = super().open(path, spec, options, **facts)
         info = replace(engine.info, backend=cls.name)
         session, engine._session = engine._session, None
-        return BoundEngine(import_onnxruntime("cpu"), session, spec, info, device="cpu")
+        return BoundEngine(
+            import_onnxruntime("cpu"), session, spec, info, open_session=open_bytes, device="cpu"
+        )
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from taemi_runtime.backends.onnxruntime_binding import BoundEngine, OrtPool
 from taemi_runtime.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from taemi_runtime.backends.onnxruntime_cuda import OnnxRuntimeCuda
-from taemi_runtime.backends.onnxruntime_session import import_onnxruntime
+from taemi_runtime.backends.onnxruntime_session import create_session, import_onnxruntime
 from taemi_runtime.engine import Probe
 from tests.runtime.fake_gpu import FakeGpu
 
@@ -74,7 +74,14 @@ def bind_on_cpu(path, spec, options, **facts):
     """Open a graph as the CUDA provider does, on the CPU."""
     engine = _open_on_cpu(path, spec, replace(options, device="cpu"), **facts)
     session, engine._session = engine._session, None
-    return BoundEngine(import_onnxruntime("cpu"), session, spec, engine.info, device="cpu")
+    return BoundEngine(
+        import_onnxruntime("cpu"), session, spec, engine.info, open_session=open_bytes, device="cpu"
+    )
+
+
+def open_bytes(graph):
+    """Open a graph's bytes on the CPU."""
+    return create_session(import_onnxruntime("cpu"), graph, 1, ["CPUExecutionProvider"])
 
 
 def bind_on(gpu: FakeGpu):
@@ -84,7 +91,14 @@ def bind_on(gpu: FakeGpu):
         bound = bind_on_cpu(path, spec, options, **facts)
         info = replace(bound.info, device="cuda:0", backend="onnxruntime-cuda")
         ort = import_onnxruntime("cpu")
-        engine = BoundEngine(ort, _Session(bound._session, gpu), spec, info, device="cpu")
+        engine = BoundEngine(
+            ort,
+            _Session(bound._session, gpu),
+            spec,
+            info,
+            open_session=lambda graph: _Session(open_bytes(graph), gpu),
+            device="cpu",
+        )
         engine._pool = _Pool(ort, "cuda:0", ("cpu", 0))
         engine._pool.gpu = gpu
         return engine

@@ -174,9 +174,9 @@ def test_a_stage_that_begins_after_ctrl_c_keeps_nothing(simple, clips, place, mo
     given_up, made = threading.Event(), threading.Event()
     init = SeenFrames.__init__
 
-    def late(self, encoder, clips=1):
+    def late(self, encoder):
         assert given_up.wait(20)
-        init(self, encoder, clips)
+        init(self, encoder)
         made.set()
 
     with open_scorer(simple, contexts=1) as scorer:

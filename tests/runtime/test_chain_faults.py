@@ -174,11 +174,11 @@ def never_gives_back(patch):
 
 
 def goes_by_the_host(patch):
-    patch.setattr(FeatureRooms, "pool", lambda self, graph, clips: None)
+    patch.setattr(FeatureRooms, "pool", lambda self, graph: None)
 
 
 def brings_features_to_the_host(patch):
-    patch.setattr(Engine, "why_not_from", lambda self, name, dtype, devices, *, entries=1: "")
+    patch.setattr(Engine, "why_not_from", lambda self, name, dtype, devices: "")
     bring = Engine._bring
 
     def down(self, inputs, resident):

@@ -17,6 +17,7 @@ from taemi_runtime.draw import draw_inputs
 from taemi_runtime.engine import EngineOptions
 from taemi_runtime.errors import EngineError
 from taemi_runtime.host import CudaDriver
+from tests.runtime.fake_provider import open_bytes
 from tests.runtime.tiny_bundle import fusion_model, fusion_spec, vision_model, vision_spec
 
 
@@ -63,7 +64,15 @@ def asked(monkeypatch):
 
 def bound(path, spec, **more):
     engine = OnnxRuntimeCpu.open(path, spec, EngineOptions(device="cpu", threads=1))
-    return BoundEngine(import_onnxruntime("cpu"), engine._session, spec, engine.info, device="cpu", **more)
+    return BoundEngine(
+        import_onnxruntime("cpu"),
+        engine._session,
+        spec,
+        engine.info,
+        open_session=open_bytes,
+        device="cpu",
+        **more,
+    )
 
 
 def test_every_option_has_its_reason_and_its_value(asked, scores):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taemi.assemble import assemble
-from taemi.choice import EncoderChoice
 from taemi.corpus import Layout, read_corpus
 from taemi.extract.decoding import CorpusDecoder
 from taemi.extract.encoders import FeatureEncoders
@@ -14,6 +12,7 @@ from taemi.extract.transcripts import Transcriber
 from taemi.store.files import read_facts
 from taemi_runtime.feature_files.layout import SUFFIX
 from tests.taemi.broken_corpus import write_clip, write_split
+from tests.taemi.small_systems import small
 
 TRAIN, VALID, TEST = range(6), range(6, 9), range(12660, 12662)
 
@@ -30,7 +29,7 @@ def write_small_corpus(root: Path) -> Path:
 
 
 def make_system(*, seed: int = 1, max_fps: float | None = 5.0, faces: str = "none"):
-    return assemble("paper", EncoderChoice("tiny"), seed=seed, max_fps=max_fps, faces=faces)
+    return small(seed=seed, max_fps=max_fps, faces=faces)
 
 
 def run_extract(

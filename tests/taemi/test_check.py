@@ -16,14 +16,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from taemi.assemble import assemble
 from taemi.check import check_corpus, format_report
-from taemi.choice import EncoderChoice
 from taemi.corpus import Layout, read_corpus
 from taemi.recipe import Recipe
 from taemi.train import train
 from taemi_runtime.errors import DataError
 from tests.taemi.broken_corpus import TRAIN, WIDTH, write_broken_corpus, write_clip, write_split
+from tests.taemi.small_systems import small
 
 
 def taemi(*arguments):
@@ -168,7 +167,7 @@ def train_on(root, vision, out):
     """Train for one epoch in this process; return what was warned of."""
     warnings = []
     recipe = Recipe(epochs=1, batch_size=5, pad="longest", modalities=("vision", "text"))
-    system = assemble("paper", EncoderChoice("tiny"), seed=1)
+    system = small()
     train(system, read_corpus(root, Layout(vision=vision)), out, recipe, warn=warnings.append)
     return "\n".join(warnings)
 

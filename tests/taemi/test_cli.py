@@ -23,6 +23,12 @@ def test_help_names_every_command():
         assert command in done.stdout
 
 
+def test_heavy_packages_are_imported_by_the_commands_that_need_them_only():
+    code = "import sys, taemi.cli; print(*({'numpy', 'av', 'torch', 'safetensors'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_init_writes_an_untrained_checkpoint_and_keeps_an_existing_one(tmp_path):
     ckpt = tmp_path / "a.pt"
     done = taemi("init", ckpt, "--encoders", "tiny", "--preset", "released")

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from taemi.assemble import assemble
-from taemi.choice import EncoderChoice
 from taemi.corpus import read_corpus
 from taemi.data import read_data, settle_frames
 from taemi.recipe import Recipe
@@ -18,6 +16,7 @@ from taemi.store.index import read_index
 from taemi.train import train
 from taemi_runtime.errors import DataError, UsageError
 from tests.taemi.extractions import make_system, run_extract, write_small_corpus
+from tests.taemi.small_systems import small
 from tests.taemi.test_cli import taemi
 
 RECIPE = Recipe(epochs=2, batch_size=3, learning_rate=1e-3, pad="longest")
@@ -47,7 +46,7 @@ def test_training_on_a_store_is_training_on_its_corpus_bit_for_bit(corpus, store
     made = []
     for data in (corpus, store):
         out = tmp_path / f"run{len(made)}"
-        system = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=4.0)
+        system = small(max_fps=4.0)
         best = train(system, read_data(data), out, RECIPE)
         made.append((history(out), best.corpus))
     assert made[0] == made[1]

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from taemi.assemble import assemble
 from taemi.batches import in_order, load_batches
 from taemi.checkpoint import load_system
-from taemi.choice import EncoderChoice
 from taemi.corpus import read_corpus
 from taemi.encoders import AudioEncoder, TextEncoder
 from taemi.features import FeatureStore
@@ -19,6 +17,7 @@ from taemi.recipe import Recipe
 from taemi.train import predict, train
 from taemi.training_data import make_collate
 from taemi_runtime.errors import DataError
+from tests.taemi.small_systems import small
 
 RECIPE = Recipe(epochs=2, patience=2, batch_size=4, learning_rate=1e-3, frozen=True)
 
@@ -26,7 +25,7 @@ RECIPE = Recipe(epochs=2, patience=2, batch_size=4, learning_rate=1e-3, frozen=T
 @pytest.fixture(scope="module")
 def run(demo_corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("frozen")
-    system = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0)
+    system = small(max_fps=2.0)
     before = {name: value.clone() for name, value in system.state_dict().items()}
     best = train(system, read_corpus(demo_corpus), out, RECIPE)
     return out, before, best
@@ -48,7 +47,7 @@ def test_no_encoder_runs_once_features_are_made(run, demo_corpus, monkeypatch):
 
     monkeypatch.setattr(AudioEncoder, "forward", refuse)
     monkeypatch.setattr(TextEncoder, "forward", refuse)
-    system = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0)
+    system = small(max_fps=2.0)
     train(system, read_corpus(demo_corpus), out / "again", RECIPE, features=out / "features")
 
 
@@ -71,7 +70,7 @@ def test_scores_of_features_are_those_of_the_clips_but_for_half_precision(run, d
 
 def test_encoders_that_did_not_make_the_features_are_refused(run, demo_corpus):
     out, _, _ = run
-    system = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0)
+    system = small(max_fps=2.0)
     with torch.no_grad():
         next(system.text_encoder.parameters()).add_(1.0)
     with pytest.raises(DataError, match="text"):
@@ -80,7 +79,7 @@ def test_encoders_that_did_not_make_the_features_are_refused(run, demo_corpus):
 
 def test_variants_that_attend_to_words_get_them_as_tokens(demo_corpus, run):
     out, _, _ = run
-    system = assemble("audio-anchored", EncoderChoice("tiny"), seed=1, max_fps=2.0)
+    system = small("audio-anchored", max_fps=2.0)
     store = FeatureStore(out / "features", system.vision_encoder, system.preprocessing)
     rows = read_corpus(demo_corpus).split("train")
     batch = next(load_batches(rows, store, make_collate(system, RECIPE), in_order(len(rows), len(rows))))

@@ -6,21 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from taemi.assemble import assemble
 from taemi.batches import Collate
 from taemi.checkpoint import load_system
-from taemi.choice import EncoderChoice
 from taemi.corpus import ClipRow, read_corpus
 from taemi.features import ClipFeatures
 from taemi.recipe import Recipe
 from taemi.train import train
 from taemi_runtime.errors import UsageError
 from taemi_runtime.tokens import Tokenizer
+from tests.taemi.small_systems import small
 
 
 @pytest.fixture(scope="module")
 def system():
-    return assemble("released", EncoderChoice("tiny"), seed=2, max_fps=1.0)
+    return small("released", seed=2, max_fps=1.0)
 
 
 def batch(system, modalities):
@@ -52,7 +51,7 @@ def test_what_is_not_asked_for_counts_as_missing(system):
 
 
 def test_encoders_that_are_never_heard_stay_as_they_are(demo_corpus, tmp_path):
-    fresh = assemble("released", EncoderChoice("tiny"), seed=2, max_fps=1.0)
+    fresh = small("released", seed=2, max_fps=1.0)
     before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
     recipe = Recipe(epochs=1, batch_size=12, warmup_epochs=0, modalities=("text",), pad="longest")
     train(fresh, read_corpus(demo_corpus), tmp_path, recipe)

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from taemi.corpus import read_corpus
 from taemi.processes import joined
+from taemi.recipe import Recipe
+from taemi.train import train
 from taemi_runtime.errors import CheckpointError, TaemiError
+from taemi_runtime.strict import from_plain
+from tests.taemi.small_systems import small
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -25,6 +30,8 @@ def launch(corpus, out, batch_size, processes):
         capture_output=True,
         text=True,
         check=False,
+        # A process that waits for another one that is gone waits for ever.
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(out / "kept.pt", weights_only=True)
@@ -57,15 +64,31 @@ def test_one_process_writes_and_the_state_says_how_many_there_were(kept, demo_co
     resume = torch.load(folder / "two" / "last.pt", weights_only=True)["progress"]["resume"]
     assert len(resume["random"]) == 2
     assert resume["run"]["processes"] == 2
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(demo_corpus), str(folder / "two"), "3"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert CheckpointError.__name__ in done.stderr
-    assert "processes was 2 and is 1 now" in done.stderr
+    recipe = from_plain(resume["run"]["recipe"], Recipe)
+    system = small(max_fps=2.0, modality_dropout=0.0)
+    with pytest.raises(CheckpointError, match="processes was 2 and is 1 now"):
+        train(
+            system,
+            read_corpus(demo_corpus),
+            folder / "two",
+            recipe,
+            features=folder / "features",
+            resume=True,
+        )
+
+
+def test_a_loss_that_is_no_number_in_one_process_ends_all_of_them(kept):
+    folder, _, _ = kept
+    ends = [(folder / "two" / f"spoilt-{rank}.txt").read_text() for rank in (0, 1)]
+    assert all(end.startswith("TrainingError") and "no finite number" in end for end in ends), ends
+
+
+def test_a_request_to_stop_in_one_process_is_met_by_all_at_the_next_reduction(kept):
+    folder, _, _ = kept
+    assert [(folder / "two" / f"asked-{rank}.txt").read_text() for rank in (0, 1)] == ["SystemExit: 143"] * 2
+    place = torch.load(folder / "two" / "asked" / "last.pt", weights_only=True)["progress"]["resume"]["place"]
+    # It came in the first step; processes tell each other every second one there.
+    assert (place["epoch"], place["steps"]) == (1, 2)
 
 
 @pytest.mark.slow

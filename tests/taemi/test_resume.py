@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from taemi.assemble import assemble
-from taemi.choice import EncoderChoice
 from taemi.corpus import read_corpus
+from taemi.curves import FOLDER_NAME
 from taemi.exportable import read_checkpoint
 from taemi.random_state import random_state, restore_random_state, seed_all
 from taemi.recipe import Recipe
-from taemi.system import TaemiSystem
 from taemi.train import train
-from taemi_runtime.errors import CheckpointError, WriteError
+from taemi_runtime.errors import CheckpointError, UsageError, WriteError
+from tests.taemi.small_systems import small
 
 RECIPE = Recipe(epochs=2, patience=2, batch_size=3, learning_rate=1e-3, pad="longest", save_every=1)
 
@@ -32,19 +32,11 @@ class CutError(Exception):
     """What stands for a power cut."""
 
 
-def system(hidden=32):
-    """A system whose state is written in no time."""
-    made = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=2.0)
-    config = replace(made.config, hidden=hidden, feed_forward=32, head_hidden=16)
-    torch.manual_seed(1)
-    return TaemiSystem(config, made.audio_encoder, made.text_encoder, made.vision_encoder, made.preprocessing)
-
-
 @pytest.fixture(scope="module")
 def place(demo_corpus, tmp_path_factory):
     """A folder for runs that share their features, and a function that trains there."""
     folder = tmp_path_factory.mktemp("runs")
-    fresh = system()
+    fresh = small(max_fps=2.0)
     blank = {name: value.clone() for name, value in fresh.state_dict().items()}
     corpus = read_corpus(demo_corpus)
 
@@ -113,6 +105,9 @@ def test_a_run_that_is_cut_off_ends_with_the_bits_of_one_that_is_not(place, cut)
     run(name, resume=True)
     same(content(folder / "whole"), content(folder / name))
     same(read_checkpoint(folder / "whole" / "best.pt"), read_checkpoint(folder / name / "best.pt"))
+    # Speed is that of the part that was trained now: the step that was cut off, and those after it.
+    report = json.loads((folder / name / "history.json").read_text())[cut[0] - 1]
+    assert report["clips_per_s"] * report["training_seconds"] == pytest.approx(12 - 3 * (cut[1] - 1))
 
 
 @pytest.mark.slow
@@ -159,9 +154,10 @@ def test_another_recipe_or_other_data_are_refused_with_both_values(place, demo_c
         corpus, splits={**corpus.splits, "train": (replace(rows[0], labels=(1.0,) * 6), *rows[1:])}
     )
     with pytest.raises(CheckpointError, match="the data is another"):
-        train(system(), other, folder / "whole", RECIPE, resume=True, features=folder / "features")
+        train(small(max_fps=2.0), other, folder / "whole", RECIPE, resume=True, features=folder / "features")
     with pytest.raises(CheckpointError, match="model is another: hidden was 32 and is 64 now"):
-        train(system(64), corpus, folder / "whole", RECIPE, resume=True, features=folder / "features")
+        wider = small(hidden=64, max_fps=2.0)
+        train(wider, corpus, folder / "whole", RECIPE, resume=True, features=folder / "features")
     assert (folder / "whole" / "last.pt").read_bytes() == before
 
 
@@ -174,10 +170,49 @@ def test_a_damaged_state_is_refused(place):
     torch.save(data, folder / "damaged" / "last.pt")
     with pytest.raises(CheckpointError, match="era"):
         run("damaged", resume=True)
+    for damage in (
+        lambda progress: progress["resume"].pop("run"),
+        lambda progress: progress["resume"]["run"].pop("recipe"),
+        lambda progress: progress["resume"].update(place=None),
+        lambda progress: progress["resume"]["place"].update(epoch="two"),
+        lambda progress: progress["resume"].pop("threads"),
+        lambda progress: progress["resume"].pop("optimiser"),
+        lambda progress: progress["resume"].update(random=[]),
+        lambda progress: progress["resume"]["random"][0].pop("numpy"),
+    ):
+        data = read_checkpoint(folder / "whole" / "last.pt")
+        damage(data["progress"])
+        torch.save(data, folder / "damaged" / "last.pt")
+        with pytest.raises(CheckpointError, match="The file is damaged: train again without --resume"):
+            run("damaged", resume=True)
     best = read_checkpoint(folder / "whole" / "best.pt")
-    torch.save(best, folder / "damaged" / "last.pt")
-    with pytest.raises(CheckpointError, match="no state of a training"):
-        run("damaged", resume=True)
+    for data in (best, {**best, "progress": None}):
+        torch.save(data, folder / "damaged" / "last.pt")
+        with pytest.raises(CheckpointError, match="no state of a training"):
+            run("damaged", resume=True)
+
+
+def test_a_run_that_begins_takes_the_place_of_the_earlier_one_and_a_refused_one_changes_nothing(place):
+    folder, run = place
+    out = folder / "replaced"
+    shutil.copytree(folder / "whole", out)
+    (out / FOLDER_NAME).mkdir()
+    for name in (f"{FOLDER_NAME}/events.out.tfevents.1.host", ".last.pt.cut.part", "notes.txt"):
+        (out / name).write_text(name)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    begun = []
+    for refused, recipe, resume in (
+        (UsageError, replace(RECIPE, precision="fp16"), False),
+        (CheckpointError, replace(RECIPE, seed=1), True),
+    ):
+        with pytest.raises(refused):
+            run("replaced", recipe, resume=resume, begin=lambda: begun.append("refused"))
+        assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(CutError):
+        run("replaced", cut=(1, 1), begin=lambda: begun.append(sorted(path.name for path in out.iterdir())))
+    # Nothing is left that --resume would go on from, or that would be taken for this run's.
+    assert begun == [["notes.txt", FOLDER_NAME]]
+    assert sorted(path for path in out.rglob("*") if path.is_file()) == [out / "notes.txt"]
 
 
 @pytest.mark.slow
@@ -312,23 +347,44 @@ def test_a_command_that_is_killed_twenty_times_goes_on_to_the_same_bits(demo_cor
 
 
 @pytest.mark.slow
+def test_a_command_that_is_refused_leaves_the_folder_as_it_is(demo_corpus, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    done = subprocess.run(
+        command(demo_corpus, tmp_path / "run", "--resume", "--learning-rate", "0.5"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "learning_rate was 0.001 and is 0.5 now" in done.stderr
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_command_that_is_asked_to_stop_keeps_its_state(demo_corpus, undisturbed, tmp_path, number, code):
+def test_a_command_that_is_asked_to_stop_keeps_its_state(
+    demo_corpus, undisturbed, tmp_path, number, code, workers
+):
     out = tmp_path / "run"
     process = subprocess.Popen(
-        command(demo_corpus, out),
+        command(demo_corpus, out, "--workers", str(workers)),
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     while not (out / "last.pt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(number)
+    # A terminal and a cluster signal the processes that read batches, too.
+    os.killpg(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "stops after this step" in said
+    assert said.count("stops after this step") == 1
     assert "Traceback" not in said
     done = subprocess.run(
         command(demo_corpus, out, "--resume"), env=environment(), capture_output=True, text=True, check=False

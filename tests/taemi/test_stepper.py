@@ -10,9 +10,7 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-from taemi.assemble import assemble
 from taemi.batches import FeatureCollate
-from taemi.choice import EncoderChoice
 from taemi.config import VARIANTS
 from taemi.corpus import ClipRow
 from taemi.features import ClipFeatures
@@ -22,6 +20,7 @@ from taemi.schedule import WarmupCosine
 from taemi.step_plan import Share
 from taemi.stepper import Stepper
 from taemi_runtime.errors import UsageError
+from tests.taemi.small_systems import small
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 FLAT = WarmupCosine(1e-3, warmup=0, total=10**9)
@@ -30,7 +29,7 @@ RECIPE = Recipe(frozen=True, learning_rate=1e-3, weight_decay=0.0, modality_drop
 
 @cache
 def assembled(variant, dropout):
-    return assemble(variant, EncoderChoice("tiny"), seed=3, modality_dropout=dropout)
+    return small(variant, seed=3, modality_dropout=dropout)
 
 
 def stepper(recipe=RECIPE, schedule=FLAT, variant="paper"):

@@ -124,11 +124,21 @@ def test_shuffled_labels_tell_nothing(trained, modality):
 def test_sentences_that_no_clip_has_move_the_right_score(trained):
     items = [(emotion, text) for emotion, sentences in UNSEEN.items() for text in sentences]
     clips = [(ClipRow("", None, text, (0.0,) * len(EMOTIONS)), ClipFeatures(None, None)) for _, text in items]
+    found = []
     for seed in SEEDS:
         # The demo's preset. It is words that are asked for, and all that is given here.
         _, system = trained(("text",), seed, preset="paper")
         scores, _ = predict(system, [collate(system, ("text",))(clips)], torch.device("cpu"))
-        first = {text: EMOTIONS[int(row.argmax())] for (_, text), row in zip(items, scores, strict=True)}
-        assert first["I am so sorry for your loss."] == "Empathic Pain"
+        found.append(scores)
+        first = _first_of(scores, items)
         assert first["That joke was hilarious."] == "Amusement"
-        assert sum(first[text] == emotion for emotion, text in items) >= 0.8 * len(items)
+        assert sum(first[text] == emotion for emotion, text in items) >= 0.9 * len(items)
+    # A single training moves a score by some hundredths, and this sentence moves two of them nearly alike:
+    # Empathic Pain was above Admiration by -0.01, 0.09 and 0.02 with the three seeds.
+    first = _first_of(np.mean(found, axis=0), items)
+    assert first["I am so sorry for your loss."] == "Empathic Pain"
+    assert all(first[text] == emotion for emotion, text in items)
+
+
+def _first_of(scores, items):
+    return {text: EMOTIONS[int(row.argmax())] for (_, text), row in zip(items, scores, strict=True)}

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from taemi.assemble import assemble
 from taemi.batches import Collate, in_order, load_batches
 from taemi.checkpoint import load_system, save_checkpoint
-from taemi.choice import EncoderChoice
 from taemi.corpus import ClipRow, read_corpus
 from taemi.exportable import open_source, read_checkpoint
 from taemi.features import FeatureStore
@@ -21,13 +19,14 @@ from taemi.train import predict, train
 from taemi_runtime.errors import CheckpointError, DataError, UsageError
 from taemi_runtime.tokens import Tokenizer
 from tests.runtime.drawn_faces import Face, draw, wall, write_video
+from tests.taemi.small_systems import small
 
 
 @pytest.fixture(scope="module")
 def run(demo_corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     reports = []
-    system = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=4.0)
+    system = small(max_fps=4.0)
     recipe = Recipe(epochs=3, batch_size=2, learning_rate=1e-3, pad="longest")
     best = train(system, read_corpus(demo_corpus), out, recipe, report=reports.append)
     return out, reports, best
@@ -50,7 +49,7 @@ def test_training_lowers_the_loss_and_reports_each_epoch(run):
 def test_every_trainable_part_moved_and_the_vision_encoder_did_not(run):
     out, _, _ = run
     trained, progress = load_system(out / "best.pt")
-    fresh = assemble("paper", EncoderChoice("tiny"), seed=1, max_fps=4.0)
+    fresh = small(max_fps=4.0)
     before, after = fresh.state_dict(), trained.state_dict()
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"audio_encoder", "text_encoder", "fusion"}
@@ -95,7 +94,7 @@ def test_padding_to_twelve_seconds_gives_the_scores_of_the_longest_clip(run, dem
 
 
 def test_frozen_encoders_stay_as_they_are(demo_corpus, tmp_path):
-    system = assemble("released", EncoderChoice("tiny"), seed=2, max_fps=2.0)
+    system = small("released", seed=2, max_fps=2.0)
     before = {name: tensor.clone() for name, tensor in system.state_dict().items()}
     recipe = Recipe(epochs=1, batch_size=12, warmup_epochs=0, freeze=("audio", "text"), pad="longest")
     train(system, read_corpus(demo_corpus), tmp_path, recipe)
@@ -106,7 +105,7 @@ def test_frozen_encoders_stay_as_they_are(demo_corpus, tmp_path):
 
 def test_features_of_another_encoder_are_refused(run):
     out, _, _ = run
-    other = assemble("paper", EncoderChoice("tiny"), seed=99, max_fps=4.0)
+    other = small(seed=99, max_fps=4.0)
     with pytest.raises(DataError, match="vision_encoder"):
         FeatureStore(out / "features", other.vision_encoder, other.preprocessing).extract([])
 
@@ -163,7 +162,7 @@ def test_broken_checkpoints_are_named_for_what_they_are(demo_checkpoint, tmp_pat
 
 
 def test_features_of_face_crops_leave_frames_without_a_face_out(tmp_path):
-    system = assemble("paper", EncoderChoice("tiny"), seed=1, faces="auto")
+    system = small(faces="auto")
     face, empty = draw(wall(), Face(128, 96, 45)), wall()
     (tmp_path / "raw").mkdir()
     rows = [
@@ -174,7 +173,7 @@ def test_features_of_face_crops_leave_frames_without_a_face_out(tmp_path):
     assert store.extract(rows) == {}
     assert 15 <= len(store.read("part").vision) <= 25
     assert store.read("none").vision is None
-    whole = assemble("paper", EncoderChoice("tiny"), seed=1)
+    whole = small()
     other = FeatureStore(tmp_path / "features", whole.vision_encoder, whole.preprocessing)
     with pytest.raises(DataError, match="made with another preprocessing"):
         other.extract(rows)

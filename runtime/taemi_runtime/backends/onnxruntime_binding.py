@@ -7,28 +7,31 @@ CUDA stream.
 
 Features may come from the device and stay there: they are bound where they lie, at addresses that change from
 call to call, so that such calls are not captured. Every call waits for its own work. An input must lie in one
-piece there, and an output is written in one: what clips share goes by the host.
+piece there, and an output is written in one: what clips share is put together and taken apart by copies
+within the device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from taemi_runtime.backends.onnxruntime_copies import DeviceCopies
 from taemi_runtime.backends.onnxruntime_session import OnnxRuntimeEngine, element_type, reason
 from taemi_runtime.device_array import Pool
 from taemi_runtime.engine import EngineInfo, why_not_here
 from taemi_runtime.errors import EngineError
 from taemi_runtime.input_checks import as_dtype
 from taemi_runtime.plan_sidecar import Shape
-from taemi_runtime.resident import Inputs, Keep, all_in_use, device_inputs, host_inputs
+from taemi_runtime.resident import DeviceRows, Inputs, Keep, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 
 # Shapes that keep their arrays; captured graphs are never freed by ONNX Runtime, so that later shapes
@@ -116,6 +119,7 @@ class BoundEngine(OnnxRuntimeEngine):
         session: The session.
         spec: The graph.
         info: What was loaded.
+        open_session: Opens another graph's bytes where the session runs.
         device: ``cuda`` or ``cpu``, where the session runs.
         index: The device's number.
         graphs: Whether the session captures CUDA graphs.
@@ -128,6 +132,7 @@ class BoundEngine(OnnxRuntimeEngine):
         spec: GraphSpec,
         info: EngineInfo,
         *,
+        open_session: Callable[[bytes], Any],
         device: str,
         index: int = 0,
         graphs: bool = False,
@@ -139,6 +144,7 @@ class BoundEngine(OnnxRuntimeEngine):
         self._captured = 0
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()
         self._lock = threading.Lock()
+        self._copies = DeviceCopies(open_session, self._device)
         self._pool = OrtPool(ort, info.device, (device, index))
         self._types = {node.name: element_type(node) for node in session.get_outputs()}
 
@@ -152,14 +158,8 @@ class BoundEngine(OnnxRuntimeEngine):
         """Lends memory of the session's device; see ``Engine.pool``."""
         return self._pool
 
-    def why_not_keep(self, clips: int) -> str:
-        """Return why outputs cannot stay on the device; see ``Engine.why_not_keep``."""
-        return "" if clips == 1 else f"{self.info.backend} writes an output in one piece, clips share calls"
-
-    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str]) -> str:
         """Return why an input is not taken from a device; see ``Engine.why_not_from``."""
-        if entries > 1:
-            return f"{self.info.backend} takes an input in one piece, {entries} clips have one each"
         return why_not_here(self, name, dtype, devices)
 
     def _run(self, inputs: Arrays) -> dict[str, Array]:
@@ -167,21 +167,16 @@ class BoundEngine(OnnxRuntimeEngine):
 
     def _run_resident(self, inputs: Inputs, keep: Keep) -> dict[str, Array]:
         given = host_inputs(inputs)
-        with all_in_use(inputs, keep) as memory, self._lock:
+        feeds = {name: as_dtype(given[name], dtype) for name, dtype in self._feeds.items() if name in given}
+        with all_in_use(inputs, keep) as memory, self._lock, contextlib.ExitStack() as lent:
             if self._session is None:
                 raise EngineError(f"cannot run {self.info.path}", "the engine is closed", "Open it again")
-            there = {}
-            for name, rows in device_inputs(inputs).items():
-                held = memory[id(rows.parts[0])]
-                if held.nbytes < rows.dtype.itemsize * math.prod(rows.shape):
-                    given[name] = rows.numpy()  # its memory ends before its padding does
-                else:
-                    there[name] = (held.address, rows.shape)
-            feeds = {
-                name: as_dtype(given[name], dtype) for name, dtype in self._feeds.items() if name in given
-            }
             try:
-                return self._bound(feeds, there, keep, memory)
+                there = {
+                    name: (self._whole_input(rows, memory, lent), rows.shape)
+                    for name, rows in device_inputs(inputs).items()
+                }
+                return self._bound(feeds, there, keep, memory, lent)
             except EngineError:
                 raise
             except Exception as error:  # the library's exceptions share no base class but this one
@@ -195,32 +190,57 @@ class BoundEngine(OnnxRuntimeEngine):
         there: dict[str, tuple[int, Shape]],
         keep: Keep,
         memory: Mapping[int, Any],
+        lent: contextlib.ExitStack,
     ) -> dict[str, Array]:
         slot = self._slot_of(feeds, {name: shape for name, (_, shape) in there.items()}, keep)
         for name, array in feeds.items():
             slot.inputs[name].update_inplace(array)
         for name, (address, shape) in there.items():
             slot.binding.bind_input(name, *self._device, np.dtype(self._feeds[name]), shape, address)
+        apart: list[tuple[int, int, int]] = []
         for name, pieces in keep.items():
-            for piece in pieces:
-                shape = slot.shapes[name]
-                source, target, nbytes = piece.span(shape)
-                if source or nbytes != piece.target.dtype.itemsize * math.prod(shape):
-                    raise EngineError(
-                        f"cannot keep a part of {self.spec.name}.{name} on {self.info.device}",
-                        f"{self.info.backend} writes an output in one piece",
-                    )
-                address = memory[id(piece.target)].address + target
-                slot.binding.bind_output(name, *self._device, np.dtype(self._types[name]), shape, address)
+            if not pieces:
+                continue
+            kind, shape = np.dtype(self._types[name]), slot.shapes[name]
+            whole = kind.itemsize * math.prod(shape)
+            cuts = [(piece.span(shape), memory[id(piece.target)].address) for piece in pieces]
+            (_, target, nbytes), address = cuts[0]
+            if len(cuts) == 1 and nbytes == whole:
+                address += target
+            else:
+                place = self._lend(whole, lent)
+                apart += [(place + source, to + target, nbytes) for (source, target, nbytes), to in cuts]
+                address = place
+            slot.binding.bind_output(name, *self._device, kind, shape, address)
         slot.binding.synchronize_inputs()
         self._session.run_with_iobinding(slot.binding, slot.options)
         slot.binding.synchronize_outputs()
+        for source, target, nbytes in apart:
+            self._copies.copy(source, target, nbytes)
         # On the CPU these are views of the bound arrays: the caller gets copies.
         return {
             item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
             for item in self.spec.outputs
             if item.name not in keep
         }
+
+    def _whole_input(self, rows: DeviceRows, memory: Mapping[int, Any], lent: contextlib.ExitStack) -> int:
+        """Return where an input lies in one piece: where it is, or where its parts are copied to."""
+        entry_bytes = rows.dtype.itemsize * math.prod(rows.shape[1:])
+        if len(rows.parts) == 1 and memory[id(rows.parts[0])].nbytes >= entry_bytes:
+            return int(memory[id(rows.parts[0])].address)
+        place = self._lend(entry_bytes * len(rows.parts), lent)
+        for entry, part in enumerate(rows.parts):
+            if part is not None:
+                self._copies.copy(memory[id(part)].address, place + entry * entry_bytes, part.nbytes)
+        return place
+
+    def _lend(self, nbytes: int, lent: contextlib.ExitStack) -> int:
+        """Return the address of memory for this call."""
+        # Batches have lengths of all kinds; powers of two let few pieces of memory serve them all.
+        found = self._pool.take((1 << max(nbytes - 1, 0).bit_length(),), np.uint8)
+        lent.callback(found.close)
+        return int(lent.enter_context(found.in_use()).address)
 
     def _slot_of(self, feeds: dict[str, Array], there: dict[str, Shape], keep: Keep) -> _Slot:
         shapes = {name: feeds[name].shape if name in feeds else there[name] for name in self._feeds}
@@ -267,4 +287,5 @@ class BoundEngine(OnnxRuntimeEngine):
         self._pool.close()
         with self._lock:
             self._slots.clear()
+            self._copies.close()
             super().close()

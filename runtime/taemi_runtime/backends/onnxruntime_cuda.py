@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from taemi_runtime.backends.onnxruntime_binding import BoundEngine, has_fixed_shapes
+from taemi_runtime.backends.onnxruntime_copies import IDENTITY
 from taemi_runtime.backends.onnxruntime_session import (
     create_session,
     engine_info,
@@ -29,12 +30,6 @@ _log = logging.getLogger(__name__)
 
 _PROVIDER = "CUDAExecutionProvider"
 _INSTALL = 'pip install "taemi[gpu]"'
-
-# ONNX, IR 10, opset 20: y = Identity(x), float32 [n]. A session of it makes the provider load its libraries.
-_IDENTITY = (
-    b'\x08\n:9\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03'
-    b"\x12\x01nb\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01nB\x02\x10\x14"
-)
 
 
 class OnnxRuntimeCuda(Backend):
@@ -82,7 +77,16 @@ class OnnxRuntimeCuda(Backend):
             )
         info = engine_info(ort, cls.name, path, spec, f"cuda:{index}", threads, dict(facts))
         info = replace(info, tf32=options.tf32)
-        return BoundEngine(ort, session, spec, info, device="cuda", index=index, graphs=graphs)
+        return BoundEngine(
+            ort,
+            session,
+            spec,
+            info,
+            open_session=lambda graph: create_session(ort, graph, 1, _providers(index, EngineOptions())),
+            device="cuda",
+            index=index,
+            graphs=graphs,
+        )
 
 
 def _create(
@@ -152,7 +156,7 @@ def _why_not_loaded(ort: ModuleType) -> str:
             with contextlib.redirect_stdout(io.StringIO()):
                 ort.preload_dlls()
         try:
-            session = create_session(ort, _IDENTITY, 1, _providers(0, EngineOptions()))
+            session = create_session(ort, IDENTITY, 1, _providers(0, EngineOptions()))
         except EngineError as error:
             return error.found
     if session.get_providers()[:1] == [_PROVIDER]:

@@ -130,9 +130,8 @@ class TensorRTEngine(Engine):
         """Two: one computes while the other one's inputs go up; see ``Engine.calls_at_a_time``."""
         return min(_WORTH_HAVING, self._most)
 
-    def why_not_from(self, name: str, dtype: Any, devices: Collection[str], *, entries: int = 1) -> str:
+    def why_not_from(self, name: str, dtype: Any, devices: Collection[str]) -> str:
         """Return why an input is not taken from a device; see ``Engine.why_not_from``."""
-        del entries  # they are copied one by one into the plan's input
         return why_not_here(self, name, dtype, devices)
 
     def _run(self, inputs: Arrays) -> dict[str, Array]:
