@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clip_ways import find_clips, parser_of, report, score_in_turn
+from clip_ways import find_clips, parser_of, report
 from taemi_bench.machine import judge_noise, read_activity, read_machine
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.engine import EngineOptions
@@ -29,6 +29,7 @@ from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure
 from taemi_runtime.scale import Scale, choose_scale
 from taemi_runtime.transcripts import Transcript
+from taemi_runtime.whole_way import score_in_turn
 
 Way = Callable[[Sequence[Path]], int]
 
@@ -95,7 +96,7 @@ def measure(folder: str, engine: Path, *, said: str, clips: int, rounds: int, de
 
 
 def _in_turn(scorer: ClipScorer, paths: Sequence[Path], said: str) -> int:
-    return sum(isinstance(score_in_turn(scorer, path, said), ClipFailure) for path in paths)
+    return sum(isinstance(score_in_turn(scorer, path, Transcript.given(said)), ClipFailure) for path in paths)
 
 
 def _pipeline(scorer: ClipScorer, paths: Sequence[Path], said: str) -> int:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clip_ways import find_clips, parser_of, report, score_in_turn
+from clip_ways import find_clips, parser_of, report
 from taemi_bench.machine import judge_noise, read_activity, read_machine
 from taemi_bench.pytorch_rows import compile_module
 from taemi_runtime.asr.listener import Listener
@@ -35,6 +35,8 @@ from taemi_runtime.loading import LoadedModel, open_model
 from taemi_runtime.pipeline import ClipScorer
 from taemi_runtime.results import ClipFailure, ClipResult
 from taemi_runtime.spec import Array, Arrays
+from taemi_runtime.transcripts import Transcript
+from taemi_runtime.whole_way import score_in_turn
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportGraph
@@ -166,7 +168,7 @@ def _ways(engine: Path, checkpoint: Path, said: str) -> tuple[dict[str, Way], di
     for mode, make in MODES.items():
         try:
             scorer = _scorer(_torch_model(checkpoint, mode, make))
-            ways[mode] = functools.partial(score_in_turn, scorer, said=said)
+            ways[mode] = functools.partial(score_in_turn, scorer, said=Transcript.given(said))
         except (RuntimeError, AttributeError) as error:
             whys[mode] = str(error).splitlines()[0]
     for precision in ("fp32", "int8"):

@@ -1,4 +1,4 @@
-"""What the benchmarks of whole clips share: scoring a clip in stages, and their command lines."""
+"""What the benchmarks of whole clips share: finding clips, and their command lines."""
 
 from __future__ import annotations
 
@@ -8,29 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from taemi_runtime.atomic import write_text
-from taemi_runtime.batching import DecodedClip
 from taemi_runtime.inputs import expand
-from taemi_runtime.pipeline import ClipScorer
-from taemi_runtime.results import ClipFailure, ClipResult
-from taemi_runtime.transcripts import Transcript
 
 
 def find_clips(folder: str, most: int) -> list[Path]:
     """Return the clips of a folder, at most so many."""
     return [clip.path for clip in expand([folder]) if not clip.error][:most]
-
-
-def score_in_turn(scorer: ClipScorer, path: Path, said: str) -> ClipResult | ClipFailure:
-    """Decode a clip, then encode it, then fuse it, one after the other.
-
-    Args:
-        scorer: The scorer.
-        path: The clip.
-        said: What is said in it.
-    """
-    clip, decode_ms = scorer.decoder.decode(path)
-    (outcome,) = scorer.score_batch([DecodedClip(clip, Transcript.given(said), decode_ms=decode_ms)])
-    return outcome
 
 
 def parser_of(description: str, *, clips: int, rounds: int) -> argparse.ArgumentParser:

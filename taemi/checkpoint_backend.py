@@ -44,7 +44,7 @@ class CheckpointBackend(Backend):
             MissingExtraError: torch or transformers is not installed.
             CheckpointError: The file cannot be read.
         """
-        source = _open(path)
+        source = open_shared(path)
         manifest = Manifest(
             family=source.family,
             graphs={graph.spec.name: graph.spec for graph in source.graphs},
@@ -61,7 +61,7 @@ class CheckpointBackend(Backend):
         del facts
         import torch
 
-        source = _open(path)
+        source = open_shared(path)
         device = _device(options.device)
         if options.threads:
             torch.set_num_threads(options.threads)
@@ -70,7 +70,7 @@ class CheckpointBackend(Backend):
             backend=cls.name,
             precision="fp32",
             device=device,
-            versions={"torch": torch.__version__},
+            versions={"torch": str(torch.__version__)},
             limits={symbol.name: symbol.maximum for symbol in spec.symbols if symbol.maximum is not None},
             threads=torch.get_num_threads(),
         )
@@ -104,7 +104,13 @@ def _device(asked: str) -> str:
     )
 
 
-def _open(path: Path) -> Any:
+def open_shared(path: Path) -> Any:
+    """Open a checkpoint as ``open_source`` does, or return it as it was opened last.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+        CheckpointError: The file cannot be read.
+    """
     if not (probe := CheckpointBackend.probe()).usable:
         raise MissingExtraError(f"cannot run checkpoint {path}", probe.detail, probe.fix)
     stat = path.stat() if path.exists() else None

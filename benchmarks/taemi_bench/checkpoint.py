@@ -90,6 +90,11 @@ def _open(checkpoint: Path, manifest: Manifest) -> ExportSource:
                 f"{package} is not installed",
                 'Install it: pip install "taemi[train]"',
             )
+    from taemi.checkpoint_backend import open_shared
     from taemi.exportable import has_attention, open_source
 
-    return open_source(checkpoint, attention=any(map(has_attention, manifest.graphs.values())))
+    if any(map(has_attention, manifest.graphs.values())):
+        return open_source(checkpoint, attention=True)
+    # Whole models that are run from the checkpoint share its weights.
+    source: ExportSource = open_shared(checkpoint)
+    return source

@@ -56,6 +56,21 @@ def run(
     device: Annotated[
         str, typer.Option(metavar="DEV", help="auto, cpu, cuda or cuda:N; auto is the CPU and CUDA.")
     ] = "auto",
+    clip: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Measure this clip from file to scores; may be repeated."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS",
+            help="AXIS, GRAPH.AXIS, presence, callers, max_fps, all (default) or none; may be repeated.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Labelled clips: the max_fps sweep says what each rate costs."),
+    ] = None,
     rows: Annotated[
         list[str] | None,
         typer.Option(metavar="WORD", help="Only rows with this word in their names; may be repeated."),
@@ -68,7 +83,7 @@ def run(
         typer.Option("--with", metavar="WORD", help="Also max-autotune, which compiles for minutes."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="No compiled rows, no memory, fewer rounds: a first look.")
+        bool, typer.Option("--quick", help="No compiled rows, memory or sweeps, fewer rounds: a first look.")
     ] = False,
     memory_seconds: Annotated[
         float, typer.Option(min=0, help="Time for measuring each row's memory; 0 leaves it out.")
@@ -103,6 +118,7 @@ def run(
     del debug
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
+    from taemi_bench.further import Further, check_further
     from taemi_bench.outputs import Outputs
     from taemi_bench.profiles import make_folder
     from taemi_bench.pytorch_rows import COMPILED
@@ -126,6 +142,8 @@ def run(
     names = choose_graphs(opened, graph or ())
     choose_sizes({name: opened.manifest.graphs[name] for name in names}, sizes)
     check_choice(opened, names, choose_devices(device), choice)
+    further = Further(tuple(clip or ()), tuple(sweep or (("none",) if quick else ("all",))), data)
+    check_further(further, opened, names)
     source, why = open_checkpoint(bundle, opened.manifest, checkpoint)
     if source is None:
         say(f"no PyTorch rows: {why}", quiet=quiet)
@@ -139,6 +157,7 @@ def run(
             schedule=schedule,
             threads=threads,
             device=device,
+            further=further,
             choice=choice,
             memory_seconds=0.0 if quick else memory_seconds,
             progress=tick,

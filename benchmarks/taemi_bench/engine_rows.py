@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from taemi_bench.resident_call import resident_call
 from taemi_bench.rows import Row, Way
 from taemi_runtime.backends import backend, open_engine, takers
 from taemi_runtime.bundle import Bundle
@@ -42,11 +44,16 @@ def engine_ways(bundle: Bundle, graph: str, inputs: Arrays, device: str, threads
         precision = entry.precision or "fp32"
         for name in engine_backends(file, device):
             for graphs in (False, True) if kind == "cuda" else (False,):
-                title = f"{_TITLES.get(name, name)} {precision}{f', {GRAPHS}' if graphs else ''}"
-                row = Row(title, name, precision, graph, place, file=file, why=_why_not(name))
+                called = f"{title(name)} {precision}{f', {GRAPHS}' if graphs else ''}"
+                row = Row(called, name, precision, graph, place, file=file, why=_why_not(name))
                 options = EngineOptions(device=device, threads=threads, cuda_graphs=graphs, split_times=True)
                 ways.append(Way(row, _opener(bundle, spec, inputs, options)))
     return ways
+
+
+def title(backend_name: str) -> str:
+    """Return what a backend is called in tables."""
+    return _TITLES.get(backend_name, backend_name)
 
 
 def engine_backends(file: str, device: str) -> list[str]:
@@ -87,6 +94,8 @@ def _opener(bundle: Bundle, spec: GraphSpec, inputs: Arrays, options: EngineOpti
             return call
 
         row.bind = bind
+        if row.device != "cpu" and engine.pool is not None:
+            row.bind_resident = functools.partial(resident_call, engine, engine.pool)
         row.run = bind(inputs)
         row.to_arrays = dict
         row.threads = engine.info.threads if row.device == "cpu" else 0

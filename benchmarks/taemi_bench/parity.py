@@ -74,11 +74,7 @@ def measure_parity(
         if not math.isfinite(difference.max_abs):
             notes.append(f"output {item.name} is not finite")
         elif gate is not None and not difference.passes(gate):
-            notes.append(
-                f"output {item.name} differs by {difference.max_abs:.2g} at most, "
-                f"{difference.mean_abs:.2g} on average, cosine {difference.cosine:.6f}; allowed "
-                f"{gate.max_abs:g}, {gate.mean_abs:g}, {gate.min_cosine:g}"
-            )
+            notes.append(f"output {item.name} differs: {', '.join(difference.failures(gate))}")
     worst = max(differences, key=lambda item: item.max_abs)
     finite = math.isfinite(worst.max_abs)
     return RowParity(

@@ -38,6 +38,7 @@ class Report:
         created: UTC time in ISO 8601.
         sweeps: How rows grow along an axis; each is measured apart from ``rows``.
         ceilings: The machine's two ceilings, measured in this run; ``None`` where nobody asked.
+        cut: Whether Ctrl-C ended it between two measurements, or in a sweep.
         tf32: Whether CUDA matrix products could round to TF32.
         kind: Always ``taemi-bench``.
         schema: The schema version.
@@ -56,6 +57,7 @@ class Report:
     created: str
     sweeps: tuple[SweepReport, ...] = ()
     ceilings: Ceilings | None = None
+    cut: bool = False
     tf32: bool = False
     kind: Literal["taemi-bench"] = KIND
     schema: int = SCHEMA
@@ -63,7 +65,7 @@ class Report:
     @property
     def interrupted(self) -> bool:
         """Whether Ctrl-C ended it."""
-        return any(scope.stopped == "interrupted" for scope in self.scopes)
+        return self.cut or any(scope.stopped == "interrupted" for scope in self.scopes)
 
     @property
     def failures(self) -> tuple[RowReport, ...]:

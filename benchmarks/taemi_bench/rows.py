@@ -40,6 +40,8 @@ class Row:
         weight_bytes: Weights that the row uses where they lay before it was opened.
         bind: Returns one call on other inputs, without opening anything again; ``None`` where the row is for
             its inputs alone.
+        bind_resident: Likewise with inputs that lie on the device and outputs that stay there; ``None`` on a
+            CPU.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Row:
     splits: list[SplitMs] = field(default_factory=list)
     weight_bytes: int = 0
     bind: Callable[[Arrays], Callable[[], Any]] | None = None
+    bind_resident: Callable[[Arrays], Callable[[], Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from taemi_bench.further import Found, Further, FurtherRun, check_further
 from taemi_bench.graph_rows import graph_ways
 from taemi_bench.machine import Machine, read_machine
 from taemi_bench.measured import Judge, Tick, measure_rows, meter
 from taemi_bench.memory import MemoryMeter, engine_bytes, job_for
+from taemi_bench.openvino_row import OPENVINO
 from taemi_bench.parity import measure_parity
-from taemi_bench.pytorch_rows import fresh_compile_cache, tensors_to_arrays, torch_settings
+from taemi_bench.pytorch_rows import EAGER, fresh_compile_cache, tensors_to_arrays, torch_settings
 from taemi_bench.report import Report
 from taemi_bench.row_report import Memory, RowReport
-from taemi_bench.rows import RowChoice, open_rows
+from taemi_bench.rows import PYTORCH, Row, RowChoice, Way, open_rows
 from taemi_bench.schedule import Schedule
 from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
+from taemi_bench.setting import SEED, Setting
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.draw import digest, draw_inputs
 from taemi_runtime.host import usable_cores
@@ -28,8 +31,6 @@ from taemi_runtime.spec import Array, Arrays, GraphSpec
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportGraph, ExportSource
-
-SEED = 20
 
 
 def run_bundle(
@@ -44,6 +45,7 @@ def run_bundle(
     device: str = "auto",
     choice: RowChoice | None = None,
     memory_seconds: float = 0.0,
+    further: Further | None = None,
     progress: Tick | None = None,
 ) -> Report:
     """Time every engine of a bundle against PyTorch, and measure how far apart their outputs are.
@@ -61,6 +63,7 @@ def run_bundle(
         device: ``auto`` (the CPU, and CUDA where usable), ``cpu``, ``cuda`` or ``cuda:N``.
         choice: Which rows; all but slow ones when ``None``.
         memory_seconds: How long measuring memory may take, in processes of its own; 0 leaves it out.
+        further: What else is measured: further scopes, and sweeps; nothing when ``None``.
         progress: Called with (graph, rounds done, rounds expected).
 
     Returns:
@@ -79,8 +82,11 @@ def run_bundle(
     machine = read_machine()
     choice = choice or RowChoice()
     check_choice(bundle, names, devices, choice)
+    if further is not None:
+        check_further(further, bundle, names)
     found_scopes: list[ScopeReport] = []
     found_rows: list[RowReport] = []
+    more = Found()
     with contextlib.ExitStack() as stack:
         stack.enter_context(fresh_compile_cache())
         meter_of = None
@@ -95,6 +101,9 @@ def run_bundle(
             found_rows += rows
             if scope.stopped == "interrupted":
                 break
+        else:
+            if further is not None:
+                more = _measure_further(given, source, source_note, chosen, found_rows, further)
     manifest = bundle.manifest
     return Report(
         bundle=bundle.folder.resolve().name,
@@ -105,9 +114,11 @@ def run_bundle(
         threads=threads,
         machine=machine,
         schedule=schedule,
-        scopes=tuple(found_scopes),
-        rows=tuple(found_rows),
+        scopes=(*found_scopes, *more.scopes),
+        rows=(*found_rows, *more.rows),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        sweeps=tuple(more.sweeps),
+        cut=more.cut,
     )
 
 
@@ -180,6 +191,39 @@ def _measure_graph(
         noise=measured.noise,
     )
     return shared, found
+
+
+def _measure_further(
+    given: _Given,
+    source: ExportSource | None,
+    source_note: str,
+    chosen: Mapping[str, Mapping[str, int]],
+    measured: Sequence[RowReport],
+    further: Further,
+) -> Found:
+    bundle, threads = given.bundle, given.threads
+
+    def build(name: str, inputs: Arrays, devices: Sequence[str]) -> list[Row]:
+        graph, note = graph_source(source, name, source_note)
+        ways = graph_ways(bundle, name, inputs, graph, note, threads=threads, devices=devices)
+        some = [way for way in ways if _is_plain(way) and not given.choice.why_not(way)]
+        return open_rows(some, given.choice)
+
+    def judge(name: str, inputs: Arrays) -> Judge | None:
+        graph, _ = graph_source(source, name, source_note)
+        spec = bundle.manifest.graphs[name]
+        return None if graph is None else _judge(spec, chosen[name], inputs, graph)
+
+    setting = Setting(bundle, source, source_note, given.devices, threads, given.choice)
+    with contextlib.nullcontext() if source is None else torch_settings(threads):
+        return FurtherRun(
+            setting, further, chosen, given.schedule, build, judge, measured, given.progress
+        ).run()
+
+
+def _is_plain(way: Way) -> bool:
+    """Whether a row is PyTorch as most run it, or one of the bundle's engines: sweeps have those."""
+    return way.name.startswith(EAGER) if way.row.backend == PYTORCH else way.row.backend != OPENVINO
 
 
 def _memory(given: _Given, row: RowReport) -> Memory | None:

@@ -36,6 +36,7 @@ class Schedule:
         block_seconds: A turn times as many calls as fit into this at the row's warm-up pace, at
             least one: fast rows collect the samples that high percentiles need.
         block_calls: Most timed calls in a turn.
+        slow_seconds: A row whose cold call takes longer is not warmed up; ``None`` sets no limit.
         order: In which order a round gives the rows their turns.
 
     Raises:
@@ -51,6 +52,7 @@ class Schedule:
     settle_seconds: float = 0.05
     block_seconds: float = 0.02
     block_calls: int = 10
+    slow_seconds: float | None = None
     order: Order = "balanced"
     least_rounds: int = 0
 

@@ -15,6 +15,7 @@ What may still carry over is spread evenly by the order of the rounds (``schedul
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -140,7 +141,8 @@ class _Row:
         """Make the cold call and the warm-up, and learn the row's pace."""
         self.cold_ms = self.call()
         start = self.clock()
-        while not self.why:
+        slow_ms = schedule.slow_seconds * 1e3 if schedule.slow_seconds is not None else math.inf
+        while not self.why and (self.cold_ms or 0.0) <= slow_ms:
             seconds = (self.clock() - start) / 1e9
             warm = len(self.warmup_ms) >= schedule.warmup_calls and seconds >= schedule.warmup_seconds
             if warm or seconds >= schedule.max_seconds:

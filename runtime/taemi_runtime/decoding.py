@@ -48,11 +48,15 @@ class ClipDecoder:
         preprocessing: What the model takes, with the detector that is really used.
         faces: The YuNet file where ``preprocessing`` names one by its digest; ``None`` elsewhere.
         limits: What a clip may ask for.
+        audio: Whether the audio track is read.
+        vision: Whether the video track is read.
     """
 
     preprocessing: Preprocessing
     faces: str | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    audio: bool = True
+    vision: bool = True
     _idle: list[FaceDetector] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -84,12 +88,18 @@ class ClipDecoder:
         try:
             detector: FaceDetector | None = self._idle.pop()
         except IndexError:
-            detector = self._open()
+            detector = self._open() if self.vision else None
         try:
             start = time.perf_counter()
             with span("decode"):
                 clip = read_clip(
-                    Path(path), self.preprocessing, detector=detector, limits=self.limits, watch=watch
+                    Path(path),
+                    self.preprocessing,
+                    audio=self.audio,
+                    vision=self.vision,
+                    detector=detector,
+                    limits=self.limits,
+                    watch=watch,
                 )
             return clip, (time.perf_counter() - start) * 1e3
         finally:

@@ -84,6 +84,24 @@ class Pool(abc.ABC):
                 self._let_go(lease, users=1, closing=lease.memory is None)
         return DeviceArray(self, lease, tuple(shape), kind)
 
+    def put(self, array: Array) -> DeviceArray:
+        """Copy an array to the device.
+
+        Args:
+            array: What is copied.
+
+        Raises:
+            EngineError: As for ``take``.
+        """
+        there = self.take(array.shape, array.dtype)
+        try:
+            with there.in_use() as memory:
+                self.write(memory, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        except BaseException:
+            there.close()
+            raise
+        return there
+
     @contextlib.contextmanager
     def use(self, lease: _Lease) -> Iterator[Any]:
         """Yield lent memory, which is not lent again within the block."""
@@ -146,6 +164,15 @@ class Pool(abc.ABC):
     @abc.abstractmethod
     def read(self, memory: Any, nbytes: int) -> Array:
         """Return the first bytes of memory: [nbytes] uint8, the caller's own."""
+
+    @abc.abstractmethod
+    def write(self, memory: Any, content: Array) -> None:
+        """Write the first bytes of memory, and wait until they are there.
+
+        Args:
+            memory: The memory.
+            content: [nbytes] uint8, contiguous.
+        """
 
     def _end(self) -> None:  # noqa: B027 - most have nothing to do
         """Called once, when the pool is closed and all its memory freed."""

@@ -93,7 +93,8 @@ def test_wrong_numbers_are_exit_code_1_and_still_written(demo, plugins, tmp_path
     done = bench("run", bundle.folder, *QUICK, *arguments, plugins=plugins)
     assert done.returncode == 1
     assert "FAILED" in done.stdout
-    states = {row["backend"]: row["state"] for row in json.loads(report.read_text())["rows"]}
+    rows = [row for row in json.loads(report.read_text())["rows"] if row["scope"] == "frames"]
+    states = {row["backend"]: row["state"] for row in rows}
     assert states["onnxruntime-cpu"] == "failed"
 
 
@@ -113,6 +114,8 @@ def test_without_a_checkpoint_it_says_so_and_measures(tmp_path):
         (("--size", "depth=3"), 2, "no graph has such a free axis"),
         (("--graph", "none"), 2, "frames, squares"),
         (("--device", "tpu"), 2, "cuda:N"),
+        (("--sweep", "depth"), 2, "squares.batch"),
+        (("--clip", "none.mp4"), 2, "there is no such file"),
         (("--without", "tensorflow"), 2, "no row has that in its name"),
     ],
 )

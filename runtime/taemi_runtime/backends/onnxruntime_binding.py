@@ -92,6 +92,12 @@ class OrtPool(Pool):
         """Return the first bytes of memory; see ``Pool.read``."""
         return np.array(memory.value.numpy()[:nbytes])
 
+    def write(self, memory: _Block, content: Array) -> None:
+        """Write the first bytes of memory; see ``Pool.write``."""
+        if content.nbytes < memory.nbytes:
+            content = np.concatenate([content, self.read(memory, memory.nbytes)[content.nbytes :]])
+        memory.value.update_inplace(content)
+
 
 def has_fixed_shapes(spec: GraphSpec) -> bool:
     """Return whether only the first axis of inputs and outputs varies.

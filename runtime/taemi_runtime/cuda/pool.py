@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class LayerPool(Pool):
         self._index = index
         self._opening = threading.Lock()
         self._layer: DeviceLayer | None = None
-        self._reading = threading.Lock()
+        self._copying = threading.Lock()
         self._stream: Stream | None = None
         self._twin: PinnedBuffer | None = None
 
@@ -52,18 +52,31 @@ class LayerPool(Pool):
                 block.close()
 
     def read(self, memory: DeviceBuffer, nbytes: int) -> Array:
-        """Return the first bytes of memory; see ``Pool.read``. Readers take turns."""
+        """Return the first bytes of memory; see ``Pool.read``."""
+        with self._staging(nbytes) as (stream, twin):
+            stream.download(twin, memory, nbytes)
+            stream.synchronise()
+            return np.array(twin.array[:nbytes])
+
+    def write(self, memory: DeviceBuffer, content: Array) -> None:
+        """Write the first bytes of memory; see ``Pool.write``."""
+        with self._staging(content.nbytes) as (stream, twin):
+            twin.array[: content.nbytes] = content
+            stream.upload(memory, twin, content.nbytes)
+            stream.synchronise()
+
+    @contextlib.contextmanager
+    def _staging(self, nbytes: int) -> Iterator[tuple[Stream, PinnedBuffer]]:
+        """Yield a stream and pinned memory of so many bytes at least; threads take turns."""
         layer = self._open()
-        with self._reading, layer.activate():
+        with self._copying, layer.activate():
             if self._stream is None:
                 self._stream = layer.stream()
             if self._twin is None or self._twin.nbytes < nbytes:
                 if self._twin is not None:
                     self._twin.close()
                 self._twin = layer.pin(nbytes)
-            self._stream.download(self._twin, memory, nbytes)
-            self._stream.synchronise()
-            return np.array(self._twin.array[:nbytes])
+            yield self._stream, self._twin
 
     def _end(self) -> None:
         layer, self._layer = self._layer, None
