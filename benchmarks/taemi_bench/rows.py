@@ -129,14 +129,28 @@ class RowChoice:
                     )
 
 
-def open_rows(ways: Sequence[Way], choice: RowChoice) -> list[Row]:
+def open_rows(
+    ways: Sequence[Way], choice: RowChoice, progress: Callable[[str, int, int], None] | None = None
+) -> list[Row]:
     """Open what is to be measured; a row that is left out or cannot run here says why.
 
     Args:
         ways: Every row that there may be.
         choice: Which of them are measured.
+        progress: Called before a row that takes long with its name, the rows done and all rows.
     """
-    return [open_row(way, choice.why_not(way)) for way in ways]
+    rows: list[Row] = []
+    try:
+        for way in ways:
+            why = choice.why_not(way)
+            if progress is not None and way.slow and not (why or way.row.why):
+                progress(way.name, len(rows), len(ways))
+            rows.append(open_row(way, why))
+    except KeyboardInterrupt:
+        for row in rows:
+            row.close()
+        raise
+    return rows
 
 
 def open_row(way: Way, why: str = "") -> Row:

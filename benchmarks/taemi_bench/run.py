@@ -20,7 +20,7 @@ from taemi_bench.pytorch_rows import EAGER, fresh_compile_cache, tensors_to_arra
 from taemi_bench.report import Report
 from taemi_bench.row_report import Memory, RowReport
 from taemi_bench.rows import PYTORCH, Row, RowChoice, Way, open_rows
-from taemi_bench.schedule import Schedule
+from taemi_bench.schedule import Schedule, Stop
 from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
 from taemi_bench.setting import SEED, Setting
@@ -31,6 +31,8 @@ from taemi_runtime.spec import Array, Arrays, GraphSpec
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportGraph, ExportSource
+
+INTERRUPTED: Stop = "interrupted"
 
 
 def run_bundle(
@@ -99,7 +101,7 @@ def run_bundle(
             scope, rows = _measure_graph(given, name, chosen[name], *graph_source(source, name, source_note))
             found_scopes.append(scope)
             found_rows += rows
-            if scope.stopped == "interrupted":
+            if scope.stopped == INTERRUPTED:
                 break
         else:
             if further is not None:
@@ -163,7 +165,12 @@ def _measure_graph(
     inputs = draw_inputs(spec, sizes, seed=SEED, ragged=False, poison=False)
     ways = graph_ways(bundle, name, inputs, source, source_note, threads=given.threads, devices=given.devices)
     with contextlib.nullcontext() if source is None else torch_settings(given.threads):
-        rows = open_rows(ways, given.choice)
+        stopped: Stop | None = None
+        try:
+            rows = open_rows(ways, given.choice, _labelled(given, f"{name}: opening"))
+        except KeyboardInterrupt:
+            stopped = INTERRUPTED
+            rows = [replace(way.row, why=way.row.why or "interrupted before it was measured") for way in ways]
         judge = None if source is None else _judge(spec, sizes, inputs, source)
         measured = measure_rows(
             rows,
@@ -172,12 +179,16 @@ def _measure_graph(
             progress=meter(name, schedule, given.progress),
             gpus_before=given.machine.gpus,
         )
-    found, stopped = list(measured.rows), measured.stopped
-    if stopped != "interrupted":
+    found, stopped = list(measured.rows), stopped or measured.stopped
+    if stopped != INTERRUPTED:
+        tick = _labelled(given, f"{name}: memory of")
         try:
-            found = [replace(row, memory=_memory(given, row)) for row in found]
+            for place, row in enumerate(found):
+                if tick is not None and given.memory is not None and row.latency_ms is not None:
+                    tick(row.name, place, len(found))
+                found[place] = replace(row, memory=_memory(given, row))
         except KeyboardInterrupt:
-            stopped = "interrupted"
+            stopped = INTERRUPTED
     shared = ScopeReport(
         name=name,
         kind="graph",
@@ -224,6 +235,14 @@ def _measure_further(
 def _is_plain(way: Way) -> bool:
     """Whether a row is PyTorch as most run it, or one of the bundle's engines: sweeps have those."""
     return way.name.startswith(EAGER) if way.row.backend == PYTORCH else way.row.backend != OPENVINO
+
+
+def _labelled(given: _Given, what: str) -> Tick | None:
+    """Return what reports progress of something that is done row by row."""
+    progress = given.progress
+    if progress is None:
+        return None
+    return lambda row, done, total: progress(f"{what} {row}", done, total)
 
 
 def _memory(given: _Given, row: RowReport) -> Memory | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -48,8 +49,9 @@ def test_it_is_looked_at_before_meanwhile_and_after():
         return (QUIET, looks[-1]), ""
 
     with GpuWatch(1, read=read, every=0.01) as watch:
-        while len(looks) < 4:
-            pass
+        end = time.monotonic() + 20
+        while len(looks) < 4 and time.monotonic() < end:
+            time.sleep(0.01)
     found = watch.activity()
     assert found.samples >= 5
     assert found.sm_clock_min_mhz == 100

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from taemi_bench import run
+from taemi_bench import engine_rows, run
 from taemi_bench.checkpoint import find_checkpoint, open_checkpoint
+from taemi_bench.memory import MemoryMeter
 from taemi_bench.report import read_report, write_report
 from taemi_bench.rows import RowChoice
 from taemi_bench.schedule import Schedule
@@ -193,6 +194,22 @@ def test_ctrl_c_ends_with_what_was_finished(bundle):
     assert [scope.name for scope in found.scopes] == ["frames"]
     assert found.scopes[0].rounds == 3
     assert all(row.latency_ms.count == 3 * row.calls_per_round for row in found.rows)
+
+
+def test_ctrl_c_while_a_row_opens_or_its_memory_is_measured_keeps_what_is_there(bundle, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryMeter, "measure", interrupt)
+        found = run_bundle(bundle, toy_source(), schedule=QUICK, threads=1, device="cpu", memory_seconds=9)
+    assert found.interrupted
+    assert [(row.scope, row.state) for row in found.rows] == [("frames", "ran")] * 2
+    monkeypatch.setattr(engine_rows, "open_engine", interrupt)
+    found = run_bundle(bundle, toy_source(), schedule=QUICK, threads=1, device="cpu")
+    assert found.interrupted
+    assert {(row.scope, row.state) for row in found.rows} == {("frames", "not run")}
+    assert "interrupted" in found.rows[0].why
 
 
 def test_a_report_comes_back_as_it_was(report, tmp_path):
