@@ -56,7 +56,7 @@ def resident_call(engine: Engine, pool: Pool, inputs: Arrays) -> Callable[[], Re
             fed[item.name] = array
             continue
         array = array.astype(engine.dtype_of(item), copy=False)
-        if why := engine.why_not_from(item.name, array.dtype, {pool.device}, entries=len(array)):
+        if why := engine.why_not_from(item.name, array.dtype, {pool.device}):
             raise EngineError(f"cannot keep {engine.spec.name}.{item.name} on {pool.device}", why)
         # Of an input of two axes a part is one row, of others one entry.
         entries = [
