@@ -55,7 +55,7 @@ class SweepRow:
         latency_ms: Its calls; of concurrent callers, each caller's.
         items_per_second: Items (clips, frames) a second, over all callers.
         why: Why it did not run.
-        rho: Spearman's rho against labels, where labels are at hand.
+        rho: Mean correlation with labels (Pearson's, the challenge's), where labels are at hand.
     """
 
     name: str
