@@ -142,6 +142,8 @@ def run(
         report = looked.report
     print_report(report)
     print_roof(report, looked.profiles, operators=profile is not None)
+    for reason in looked.why:
+        say(f"no floors: {reason}", quiet=quiet)
     if json_file is not None:
         write_report(json_file, report)
     if markdown is not None:
