@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types tests bench gpu-check clean
+.PHONY: help demo test test-all lint types tests bench bench-gpu readme-table gpu-check clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
@@ -64,12 +64,22 @@ test-all: $(VENV)/.installed-test $(VENV)/.installed-ray  ## Every test, the slo
 	@$(MAKE) --no-print-directory lint types
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/.installed-run  ## Measure the demo's bundle on this machine
-	$(BIN)/taemi-bench run demo/demo.taemi --json benchmarks/results/cpu.json --markdown benchmarks/results/cpu.md
+bench: $(VENV)/.installed-run  ## Measure the demo's bundle on this machine's CPU
+	@test -d demo/demo.taemi || $(MAKE) --no-print-directory demo
+	$(BIN)/taemi-bench run demo/demo.taemi --device cpu --json benchmarks/results/cpu.json \
+		--markdown benchmarks/results/cpu.md --csv benchmarks/results/cpu.csv --html benchmarks/results/cpu.html
+
+readme-table: $(VENV)/.installed-run  ## Write README's and the guide's tables anew from benchmarks/results
+	$(BIN)/python -m taemi_bench.readme_table
 
 # Uses the Python that is active, not $(VENV): a GPU machine has its own torch, CUDA and TensorRT.
 gpu-check:  ## Record whatever can be run on this machine's GPU (under 9 minutes)
 	PYTHONPATH=.:export:runtime:benchmarks $(PYTHON) -m taemi_bench.gpu_check --out benchmarks/results --build-pycuda
+
+# Uses the active Python, too. Never executed so far.
+bench-gpu:  ## Measure this machine's GPU at published size, plans and all; fills README's row of its model
+	PYTHONPATH=.:export:runtime:benchmarks $(PYTHON) -m taemi_bench.gpu_bench --out benchmarks/results --work build/gpu-bench
+	PYTHONPATH=.:export:runtime:benchmarks $(PYTHON) -m taemi_bench.readme_table
 
 clean:  ## Remove the environment and everything that the targets made
 	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

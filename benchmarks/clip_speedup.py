@@ -26,6 +26,7 @@ import numpy as np
 
 from clip_ways import find_clips, parser_of, report, score_in_turn
 from taemi_bench.machine import judge_noise, read_activity, read_machine
+from taemi_bench.pytorch_rows import compile_module
 from taemi_runtime.asr.listener import Listener
 from taemi_runtime.contract import FUSION
 from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
@@ -71,9 +72,7 @@ def _eager(graph: ExportGraph) -> Call:
 
 
 def _compiled(graph: ExportGraph) -> Call:
-    import torch
-
-    module = torch.compile(copy.deepcopy(graph.module), dynamic=True)
+    module = compile_module(copy.deepcopy(graph.module), "default", dynamic=True)
     return lambda tensors: module(*tensors)
 
 

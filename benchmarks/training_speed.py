@@ -152,15 +152,7 @@ def measure_epochs(corpus: Path, store: Path, rounds: int) -> dict[str, Any]:
 
 def _padding(data: Any, store: Path, system: Any, recipe: Recipe) -> float:
     """Return the share of a batch's frames of sound and vision that are padding."""
-    features = open_features(
-        data,
-        store,
-        system.vision_encoder,
-        system.preprocessing,
-        audio=system.audio_encoder,
-        text=system.text_encoder,
-        workers=None,
-    )
+    features = open_features(data, store, system, frozen=True, workers=None)
     for split in ("train", "valid"):
         features.extract(data.split(split), split=(data, split))
     rows = data.split("train")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from taemi.charts import Series, bar_chart, line_chart
+from taemi.pages import Html, html_page, html_table
 from taemi_runtime.atomic import write_text
 from taemi_runtime.emotions import EMOTIONS
 
@@ -22,31 +22,10 @@ if TYPE_CHECKING:
 
 _FRAMES_SHOWN = 8
 _STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733;
-       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: .4rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-table { border-collapse: collapse; }
-th, td { padding: .25rem .55rem; border-bottom: 1px solid #dde3ea; white-space: nowrap; }
-th { text-align: left; font-weight: 600; vertical-align: bottom; white-space: normal; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-.note { background: #fff4d6; padding: .6rem .9rem; border-left: 4px solid #e0a800; }
-.side { display: flex; flex-wrap: wrap; gap: 1rem 2rem; align-items: flex-start; }
 .frames { display: flex; flex-wrap: wrap; gap: 6px; }
 .frames img { width: 112px; height: 112px; border-radius: 4px; }
 blockquote { margin: .6rem 0 1rem; padding-left: .8rem; border-left: 3px solid #b8c4d0; }
-figcaption { font-size: .9rem; color: #52606d; }
-figure { margin: 0; }
-svg text { font: 12px system-ui, sans-serif; fill: #3e4c59; }
-svg .grid { stroke: #e4e7eb; }
 """
-
-
-class _Html(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
 
 
 def write_report(path: Path, log: DemoLog) -> None:
@@ -57,21 +36,20 @@ def write_report(path: Path, log: DemoLog) -> None:
         log: What the demo did.
     """
     parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>taemi demo</title>",
-        f"<style>{_STYLE}</style></head><body><h1>taemi demo</h1>",
         "<p class='note'>Synthetic clips, tiny audio and vision encoders with random weights before "
         f"training, text encoder: {escape(log.text_encoder)}. The figures say that the software works; "
         "they say nothing about people.</p>",
         "<h2>Steps</h2>",
-        _table(("step", "seconds", "result"), [(step, f"{s:.1f}", result) for step, s, result in log.rows]),
+        html_table(
+            ("step", "seconds", "result"), [(step, f"{s:.1f}", result) for step, s, result in log.rows]
+        ),
         *_training(log),
         *_evaluation(log),
         *_unseen(log),
         *_clip(log),
         *_timings(log),
-        "</body></html>\n",
     ]
-    write_text(path, "\n".join(parts))
+    write_text(path, html_page("taemi demo", parts, style=_STYLE))
 
 
 def _training(log: DemoLog) -> list[str]:
@@ -100,7 +78,7 @@ def _evaluation(log: DemoLog) -> list[str]:
         rows.append((name, log.evaluation.clips[name], *values))
     return [
         f"<h2>Pearson's rho on {len(log.evaluation.names)} held-out synthetic clips</h2>",
-        _table(("modalities used", "clips with all", "mean", *EMOTIONS), rows),
+        html_table(("modalities used", "clips with all", "mean", *EMOTIONS), rows),
         "<p>The other modalities are switched off; the model's learned tokens stand in for them.</p>",
     ]
 
@@ -114,7 +92,7 @@ def _unseen(log: DemoLog) -> list[str]:
         rows.append((sentence, emotion, *cells))
     return [
         "<h2>Sentences that no clip has, scored by their words alone</h2>",
-        _table(("sentence", "meant as", *EMOTIONS), rows),
+        html_table(("sentence", "meant as", *EMOTIONS), rows),
         "<p>The highest score of each sentence is bold.</p>",
     ]
 
@@ -172,25 +150,8 @@ def _timings(log: DemoLog) -> list[str]:
     ]
 
 
-def _shaded(value: float, *, bold: bool = False) -> _Html:
+def _shaded(value: float, *, bold: bool = False) -> Html:
     """A number on a background as deep as it is large: blue above zero, orange below."""
     colour = "0, 114, 178" if value >= 0 else "213, 94, 0"
     shade = f"background: rgba({colour}, {min(abs(value), 1) * 0.55:.2f})"
-    return _Html(f"<td class='n' style='{shade}{'; font-weight: 700' if bold else ''}'>{value:.3f}</td>")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = []
-    for row in rows:
-        cells = [cell if isinstance(cell, _Html) else _cell(str(cell)) for cell in row]
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(body)}</table>"
-
-
-def _cell(text: str) -> str:
-    try:
-        float(text)
-    except ValueError:
-        return f"<td>{escape(text)}</td>"
-    return f"<td class='n'>{escape(text)}</td>"
+    return Html(f"<td class='n' style='{shade}{'; font-weight: 700' if bold else ''}'>{value:.3f}</td>")

@@ -28,6 +28,7 @@ from taemi.extract.transcripts import Transcriber
 from taemi.store.files import clip_path
 from taemi.store.index import differences
 from taemi.store.layout import INDEX_NAME
+from taemi.system import TaemiSystem
 from taemi_runtime.errors import DataError
 from taemi_runtime.preprocessing import Preprocessing
 
@@ -218,12 +219,10 @@ class StoredFeatures(FeatureStore):
 def open_features(
     corpus: Corpus,
     folder: Path,
-    encoder: VisionEncoder,
-    preprocessing: Preprocessing,
-    faces: str | None = None,
+    system: TaemiSystem,
     *,
-    audio: AudioEncoder | None = None,
-    text: TextEncoder | None = None,
+    frozen: bool = False,
+    faces: str | None = None,
     workers: int | None = 0,
     device: torch.device | None = None,
 ) -> FeatureStore:
@@ -232,19 +231,17 @@ def open_features(
     Args:
         corpus: The data.
         folder: Where features of a corpus are kept; not used for a store.
-        encoder: See ``FeatureStore``, as all that follows.
-        preprocessing: Likewise.
-        faces: Likewise.
-        audio: Likewise.
-        text: Likewise.
+        system: Whose encoders they are of.
+        frozen: Whether those of sound and words are kept, too.
+        faces: See ``FeatureStore``, as all that follows.
         workers: Likewise.
         device: Likewise.
 
     Raises:
         DataError: The corpus is a store that was made with another encoder or other preprocessing.
     """
+    vision, taken = system.vision_encoder, system.preprocessing
+    audio, text = (system.audio_encoder, system.text_encoder) if frozen else (None, None)
     if isinstance(corpus, StoredCorpus):
-        return StoredFeatures(corpus, encoder, preprocessing, audio=audio, text=text)
-    return FeatureStore(
-        folder, encoder, preprocessing, faces, audio=audio, text=text, workers=workers, device=device
-    )
+        return StoredFeatures(corpus, vision, taken, audio=audio, text=text)
+    return FeatureStore(folder, vision, taken, faces, audio=audio, text=text, workers=workers, device=device)

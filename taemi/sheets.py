@@ -16,35 +16,42 @@ class Sheet:
 
     Args:
         title: What it shows.
-        header: Names of its columns; the first one holds names, the others figures.
+        header: Names of its columns; the first ones hold names, the others figures.
         rows: Its cells.
         notes: What is worth knowing, below it.
+        names: How many columns hold names.
     """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    names: int = 1
 
 
-def format_sheets(found: Sequence[Sheet]) -> str:
-    """Format tables for a terminal of 120 columns."""
+def format_sheets(found: Sequence[Sheet], *, width: int = _WIDTH) -> str:
+    """Format tables for a terminal of so many columns; names break there, figures never do."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     stream = io.StringIO()
-    console = Console(file=stream, width=_WIDTH)
+    console = Console(file=stream, width=width, markup=False)
+    unlimited = console.options.update(width=10_000)
     for sheet in found:
         table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
         for place, name in enumerate(sheet.header):
             # Headers break between words, figures never do.
             widest = max([len(row[place]) for row in sheet.rows] + [len(word) for word in name.split()])
             table.add_column(
-                "\n".join(wrap(name, widest)), justify="right" if place else "left", no_wrap=place > 0
+                "\n".join(wrap(name, widest)),
+                justify="left" if place < sheet.names else "right",
+                no_wrap=place >= sheet.names,
             )
         for row in sheet.rows:
             table.add_row(*row)
+        # A table that cannot be so narrow is wider, as cut figures are none.
+        console.width = max(width, console.measure(table, options=unlimited).minimum)
         console.print(sheet.title, highlight=False)
         console.print(table)
         for note in sheet.notes:
@@ -57,7 +64,12 @@ def format_markdown(found: Sequence[Sheet]) -> str:
     """Format tables as Markdown."""
     parts = []
     for sheet in found:
-        lines = [f"| {' | '.join(cells)} |" for cells in (sheet.header, *sheet.rows)]
-        lines.insert(1, f"| --- |{' ---: |' * (len(sheet.header) - 1)}")
+        lines = [markdown_row(cells) for cells in (sheet.header, *sheet.rows)]
+        lines.insert(1, f"|{' --- |' * sheet.names}{' ---: |' * (len(sheet.header) - sheet.names)}")
         parts.append("\n".join([f"## {sheet.title}", "", *lines, *(f"\n{note}" for note in sheet.notes)]))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """Format one line of a table in Markdown."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -85,11 +85,9 @@ def train(
         store = open_features(
             corpus,
             features or out / "features",
-            system.vision_encoder,
-            system.preprocessing,
-            faces,
-            audio=system.audio_encoder if recipe.frozen else None,
-            text=system.text_encoder if recipe.frozen else None,
+            system,
+            frozen=recipe.frozen,
+            faces=faces,
             workers=workers,
             device=processes.device,
         )
@@ -117,11 +115,12 @@ def _settle(out: Path, curves: Path | None, begin: Callable[[], None] | None, *,
     """Make a folder that of the run that begins, or goes on, now."""
     if curves is not None:
         check_curves()
-    # What a kill left of a file that was being written.
-    old = list(out.glob(".*.part"))
+    # First what --resume would go on from.
+    names = (LAST_NAME, BEST_NAME, HISTORY_NAME)
+    # A kill in the middle of a write leaves what atomic_file had begun, and a checkpoint is large.
+    old = [part for name in names for part in out.glob(f".{name}.*.part")]
     if replaced:
-        # First what --resume would go on from.
-        old += [out / name for name in (LAST_NAME, BEST_NAME, HISTORY_NAME)]
+        old += [out / name for name in names]
         old += curve_files(curves or out / FOLDER_NAME)
     for path in old:
         with explain_write(path):

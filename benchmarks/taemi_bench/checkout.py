@@ -6,6 +6,8 @@ on ``PYTHONPATH`` lacks. A GPU machine that is lent for minutes is used from a c
 
 from __future__ import annotations
 
+import os
+import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -42,3 +44,14 @@ def write_metadata(folder: Path, project: Path = PROJECT) -> Path | None:
     (info / "entry_points.txt").write_text("\n".join(lines))
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: {described['version']}\n")
     return folder
+
+
+def child_environment(work: Path) -> dict[str, str]:
+    """Return an environment in which processes import what this one does, also from a checkout.
+
+    Args:
+        work: A folder for what an installation would have written.
+    """
+    paths = [path or os.curdir for path in sys.path]
+    metadata = write_metadata(work / "metadata")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([*paths, *([str(metadata)] if metadata else [])])}

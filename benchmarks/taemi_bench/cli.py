@@ -77,7 +77,13 @@ def run(
         Path | None, typer.Option("--json", metavar="FILE", help="Write everything, samples included.")
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the table as Markdown.")
+        Path | None, typer.Option(metavar="FILE", help="Write the tables as Markdown.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a line for each row and sweep point.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write one self-contained page with pictures.")
     ] = None,
     profile: Annotated[
         Path | None,
@@ -97,30 +103,29 @@ def run(
     del debug
     sizes = parse_sizes(size or [])
     from taemi_bench.checkpoint import open_checkpoint
+    from taemi_bench.outputs import Outputs
     from taemi_bench.profiles import make_folder
     from taemi_bench.pytorch_rows import COMPILED
-    from taemi_bench.report import write_report
     from taemi_bench.roof import print_roof, try_add_roof
     from taemi_bench.rows import RowChoice
-    from taemi_bench.run import run_bundle
+    from taemi_bench.run import check_choice, run_bundle
     from taemi_bench.schedule import default_schedule
     from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes
-    from taemi_bench.tables import print_report, write_markdown
+    from taemi_bench.tables import print_report
     from taemi_runtime.bundle import Bundle
 
     schedule = default_schedule(quick=quick, rounds=rounds, seconds=seconds, max_seconds=max_seconds)
     usual = () if quick else (COMPILED, "reduce-overhead")
     choice = RowChoice(tuple(rows or ()), tuple(without or ()), (*usual, *(also or ())))
-    for path in (json_file, markdown):
-        if path is not None and path.is_dir():
-            raise UsageError(f"cannot write {path}", "it is a folder", "Name a file")
+    outputs = Outputs(json=json_file, markdown=markdown, csv=csv_file, html=html)
+    outputs.check()
     if profile is not None:
         make_folder(profile)
     opened = Bundle.open(bundle)
     # Before the checkpoint is opened, which takes seconds: what was asked for must exist.
     names = choose_graphs(opened, graph or ())
     choose_sizes({name: opened.manifest.graphs[name] for name in names}, sizes)
-    choose_devices(device)
+    check_choice(opened, names, choose_devices(device), choice)
     source, why = open_checkpoint(bundle, opened.manifest, checkpoint)
     if source is None:
         say(f"no PyTorch rows: {why}", quiet=quiet)
@@ -140,22 +145,67 @@ def run(
         )
         looked = try_add_roof(report, opened, source, folder=profile, wanted=roof, progress=tick)
         report = looked.report
-    print_report(report)
-    print_roof(report, looked.profiles, operators=profile is not None)
+    try:
+        # Before the table, which a closed pipe may stop.
+        for path in outputs.write(report):
+            say(f"written: {path}", quiet=quiet)
+    finally:
+        print_report(report)
+        print_roof(report, looked.profiles, operators=profile is not None)
     for reason in looked.why:
         say(f"no floors: {reason}", quiet=quiet)
-    if json_file is not None:
-        write_report(json_file, report)
-    if markdown is not None:
-        write_markdown(markdown, report)
-    for path in (json_file, markdown):
-        if path is not None:
-            say(f"written: {path}", quiet=quiet)
     if profile is not None:
         say(f"written: {profile}", quiet=quiet)
     if report.interrupted or looked.interrupted:
         raise typer.Exit(130)
     if report.failures or all(row.state == "not run" for row in report.rows):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    before: Annotated[
+        Path, typer.Argument(metavar="A.json", help="What taemi-bench run --json wrote before.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="And after.")],
+    threshold: Annotated[
+        str, typer.Option(metavar="P%", help="Changes up to this many percent are never flagged.")
+    ] = "5%",
+    absolute: Annotated[
+        bool, typer.Option("--absolute", help="Judge milliseconds, even where both have PyTorch's row.")
+    ] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the comparison as JSON.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Say what became slower, less exact or larger from one run to another, beyond noise.
+
+    Exit code: 0 nothing did, 1 something did, 2 usage (a file that is no report is usage, too).
+    """
+    del debug
+    from taemi_bench.compare import compare_reports, parse_threshold
+    from taemi_bench.compare_tables import print_comparison
+    from taemi_bench.report import read_report
+    from taemi_runtime.atomic import write_text
+    from taemi_runtime.errors import DataError
+    from taemi_runtime.output import require_writable
+    from taemi_runtime.strict import to_json
+
+    share = parse_threshold(threshold)
+    if json_file is not None:
+        require_writable(json_file)
+    try:
+        old, new = read_report(before), read_report(after)
+    except DataError as error:
+        # Exit code 1 is a regression here.
+        raise UsageError(error.asked, error.found, error.fix) from error
+    names = (str(before), str(after))
+    found = compare_reports(old, new, names=names, threshold=share, absolute=absolute)
+    if json_file is not None:
+        write_text(json_file, to_json(found))
+    print_comparison(found)
+    if found.regressions:
         raise typer.Exit(1)
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import taemi_bench
 import taemi_runtime
-from taemi_bench.checkout import write_metadata
+from taemi_bench.checkout import child_environment
 from taemi_bench.gpu_steps import STEPS, Step
 from taemi_bench.gpu_steps.contract import format_json
 from taemi_bench.nvidia_smi import read_gpus
@@ -118,7 +118,7 @@ def _run_step(step: Step, options: Options, left: float) -> dict[str, Any]:
             _command(step, options, path, limit),
             stdout=stream,
             stderr=stream,
-            env=_environment(options),
+            env=child_environment(options.work),
             start_new_session=True,
         )
         try:
@@ -152,13 +152,6 @@ def _command(step: Step, options: Options, path: Path, limit: float) -> list[str
     if options.bundle is not None:
         command += ["--bundle", str(options.bundle)]
     return [*command, "--build-pycuda"] if options.build_pycuda else command
-
-
-def _environment(options: Options) -> dict[str, str]:
-    # The steps import what this process imports, also from a checkout that is not installed.
-    paths = [path or os.curdir for path in sys.path]
-    metadata = write_metadata(options.work / "metadata")
-    return os.environ | {"PYTHONPATH": os.pathsep.join([*paths, *([str(metadata)] if metadata else [])])}
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

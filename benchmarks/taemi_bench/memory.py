@@ -90,8 +90,10 @@ class MemoryMeter:
         seconds = min(ROW_SECONDS, self._left)
         requests.write(json.dumps({"graph": graph, "row": row, "seconds": seconds}) + "\n")
         requests.flush()
-        found: dict[str, Any] = json.loads(answers.readline() or "null") or {"note": "no answer came"}
-        return found
+        answer = answers.readline()
+        if not answer:
+            raise OSError("it gave no answer")
+        return dict(json.loads(answer))
 
     def _start(self) -> subprocess.Popen[str]:
         # One thread until the fork: threads of a pool do not survive it, and what waits for them hangs.

@@ -16,6 +16,7 @@ import copy
 import functools
 import importlib.util
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -121,9 +122,11 @@ def _opener(graph: ExportGraph, inputs: Arrays, mode: _Mode) -> Callable[[Row], 
         if mode.compile:
             require_compiler(row.device)
         start = time.perf_counter()
-        module = _module(graph, row)
+        module: Any = _module(graph, row)
         if mode.compile:
             module = compile_module(module, mode.compile)
+            if row.device != "cpu":
+                module = _in_steps(module)
             row.close = _forget_compiled
         call = _cpu_call if row.device == "cpu" else _cuda_call
         bind = functools.partial(call, graph.spec, module, row)
@@ -182,11 +185,13 @@ def fresh_compile_cache() -> Iterator[None]:
     Processes that are started within share the cache, so that they find what was compiled here.
     """
     before = {name: os.environ.get(name) for name in _CACHES}
+    _clear_compiler()
     with tempfile.TemporaryDirectory(prefix="taemi-bench-", ignore_cleanup_errors=True) as folder:
         os.environ.update(dict.fromkeys(_CACHES, folder))
         try:
             yield
         finally:
+            _clear_compiler()
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
@@ -255,7 +260,7 @@ def _cpu_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callabl
 
     def call() -> dict[str, Any]:
         with torch.inference_mode():
-            return _named(spec, module(*(_cast(tensors[item.name], dtype) for item in spec.inputs)))
+            return named_outputs(spec, module(*(cast(tensors[item.name], dtype) for item in spec.inputs)))
 
     return call
 
@@ -271,11 +276,10 @@ def _cuda_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callab
     def call() -> dict[str, Any]:
         start = time.perf_counter()
         with torch.inference_mode(), torch.cuda.device(row.device):
-            torch.compiler.cudagraph_mark_step_begin()
             begin.record()
             given = [pinned[item.name].to(row.device, non_blocking=True) for item in spec.inputs]
             up.record()
-            found = _named(spec, module(*(_cast(tensor, dtype) for tensor in given)))
+            found = named_outputs(spec, module(*(cast(tensor, dtype) for tensor in given)))
             done.record()
             enqueue_ms = (time.perf_counter() - start) * 1e3
             values = {name: value.cpu() for name, value in found.items()}
@@ -289,13 +293,33 @@ def _cuda_call(spec: GraphSpec, module: Any, row: Row, inputs: Arrays) -> Callab
     return call
 
 
-def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _in_steps(module: Any) -> Callable[..., Any]:
+    """Return a module's call that begins a step each time: outputs in CUDA graphs live until the next."""
+    import torch
+
+    def call(*tensors: torch.Tensor) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return module(*tensors)
+
+    return call
+
+
+def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a tensor of floating-point numbers in another type, and others as they are."""
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _named(spec: GraphSpec, found: Any) -> dict[str, Any]:
+def named_outputs(spec: GraphSpec, found: Any) -> dict[str, Any]:
+    """Return what a module gave, a tensor or several, by the names of the graph's outputs."""
     values = found if isinstance(found, tuple | list) else (found,)
     return {item.name: value for item, value in zip(spec.outputs, values, strict=True)}
+
+
+def _clear_compiler() -> None:
+    """Let the compiler forget what it knows of a folder, headers that it compiled there among it."""
+    utils = sys.modules.get("torch._inductor.utils")
+    if utils is not None:
+        utils.clear_caches()
 
 
 def _forget_compiled() -> None:

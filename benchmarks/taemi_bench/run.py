@@ -78,7 +78,7 @@ def run_bundle(
     threads = threads or usable_cores()
     machine = read_machine()
     choice = choice or RowChoice()
-    _check_choice(bundle, names, source, threads, devices, choice)
+    check_choice(bundle, names, devices, choice)
     found_scopes: list[ScopeReport] = []
     found_rows: list[RowReport] = []
     with contextlib.ExitStack() as stack:
@@ -111,21 +111,22 @@ def run_bundle(
     )
 
 
-def _check_choice(
-    bundle: Bundle,
-    names: Sequence[str],
-    source: ExportSource | None,
-    threads: int,
-    devices: Sequence[str],
-    choice: RowChoice,
-) -> None:
-    """Refuse words that stand in no row's name, before anything is opened."""
-    if not (choice.rows or choice.without or choice.also):
-        return
+def check_choice(bundle: Bundle, names: Sequence[str], devices: Sequence[str], choice: RowChoice) -> None:
+    """Refuse words that stand in no row's name, before anything is opened.
+
+    Args:
+        bundle: The bundle.
+        names: The graphs that are measured.
+        devices: The devices that get rows.
+        choice: The words.
+
+    Raises:
+        UsageError: Names the word and the rows.
+    """
     found = []
     for name in names:
-        ways = graph_ways(bundle, name, {}, *graph_source(source, name, ""), threads=threads, devices=devices)
-        found += [way.name for way in ways]
+        # Names depend on neither inputs nor checkpoint.
+        found += [way.name for way in graph_ways(bundle, name, {}, None, "", threads=1, devices=devices)]
     choice.check(found)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from taemi_bench.stats import samples_needed
 from taemi_runtime.errors import UsageError
 
 Order = Literal["balanced", "fixed"]
@@ -27,6 +28,7 @@ class Schedule:
         seconds: Shortest time for all rounds together; both must be reached.
         max_rounds: No round is begun after so many.
         max_seconds: No round is begun after so many seconds, and no warm-up of a row lasts longer.
+        least_rounds: Rounds that ``max_seconds`` does not cut off, as long as they end within twice of it.
         warmup_calls: Fewest warm-up calls of each row, the cold one not counted.
         warmup_seconds: Shortest warm-up of each row; both must be reached.
         settle_seconds: Settling time at the start of a turn: calls of the row off the clock, or idle
@@ -50,6 +52,7 @@ class Schedule:
     block_seconds: float = 0.02
     block_calls: int = 10
     order: Order = "balanced"
+    least_rounds: int = 0
 
     def __post_init__(self) -> None:
         waits = (
@@ -93,6 +96,8 @@ def default_schedule(
         UsageError: A number is out of range.
     """
     usual = Schedule(rounds=10, seconds=1.0, max_seconds=15.0, warmup_seconds=0.2) if quick else Schedule()
+    # A median needs ten rounds of a row that gets one call in each.
+    least_rounds = min(samples_needed(50), usual.rounds if rounds is None else rounds)
     least = usual.seconds if seconds is None else seconds
     fewest = usual.rounds if rounds is None else rounds
     return replace(
@@ -101,6 +106,7 @@ def default_schedule(
         seconds=least,
         max_rounds=max(fewest, usual.max_rounds),
         max_seconds=max(least, usual.max_seconds if max_seconds is None else max_seconds),
+        least_rounds=least_rounds if max_seconds is None else 0,
     )
 
 

@@ -46,6 +46,11 @@ class Latency:
     p99: float | None
     values: tuple[float, ...]
 
+    @property
+    def typical(self) -> float:
+        """The median, or the mean of samples that are too few for one."""
+        return self.mean if self.p50 is None else self.p50
+
     @classmethod
     def from_values(cls, values: Sequence[float]) -> Latency | None:
         """Summarise samples; ``None`` when there are none."""

@@ -240,7 +240,8 @@ def describe_failure(error: BaseException) -> str:
 def _stop(schedule: Schedule, rounds: int, seconds: float, states: Sequence[_Row]) -> Stop | None:
     if all(state.why for state in states) or (rounds >= schedule.rounds and seconds >= schedule.seconds):
         return "done"
-    if rounds >= schedule.max_rounds or seconds >= schedule.max_seconds:
+    late = seconds >= schedule.max_seconds and rounds >= schedule.least_rounds
+    if rounds >= schedule.max_rounds or late or seconds >= 2 * schedule.max_seconds:
         return "capped"
     return None
 

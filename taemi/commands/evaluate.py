@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taemi.commands.options import Debug, Quiet, TestFolder, VisionFrom
+from taemi.commands.options import Debug, Quiet, TestFolder, VisionFrom, names
 from taemi.corpus import RAW, Layout
 from taemi_runtime.console import Step, progress, say
 from taemi_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from taemi.evaluate import Robustness
 
 
 def evaluate(
@@ -29,6 +33,19 @@ def evaluate(
             "--robustness", help="also curves over noise, covered frames, left-out words and --max-fps"
         ),
     ] = False,
+    snr: Annotated[
+        str | None,
+        typer.Option(metavar="DB,...", help="levels of noise, e.g. 20,10,0; this curve alone, too"),
+    ] = None,
+    occlude: Annotated[
+        str | None, typer.Option(metavar="SHARE,...", help="shares of frames to cover, e.g. 0.5,1; likewise")
+    ] = None,
+    drop_words: Annotated[
+        str | None, typer.Option(metavar="SHARE,...", help="shares of words to leave out; likewise")
+    ] = None,
+    at_fps: Annotated[
+        str | None, typer.Option(metavar="FPS,...", help="frame rates to look at; likewise")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="write everything into this folder: tables, figures, scores, pictures")
     ] = None,
@@ -53,8 +70,7 @@ def evaluate(
     """Correlation with the labels, per emotion and per combination of modalities, with intervals."""
     del debug
     from taemi.data import StoredCorpus, read_data
-    from taemi.evaluate import Asked, Robustness, compare, evaluate_models
-    from taemi.evaluate.cases import NO_CURVES
+    from taemi.evaluate import Asked, compare, evaluate_models
     from taemi.evaluate.files import write_figures, write_submission
     from taemi.evaluate.report import write_report
     from taemi.evaluate.tables import sheets
@@ -62,13 +78,14 @@ def evaluate(
 
     if report is not None and report.exists() and not report.is_dir():
         raise UsageError(f"cannot write a report to {report}", "it is a file", "Name a folder")
+    levels = _levels(robustness, noise=snr, occlusion=occlude, words=drop_words, max_fps=at_fps)
     corpus = read_data(data, Layout(test_folder, vision_from))
     if corpus.vision != RAW and not isinstance(corpus, StoredCorpus):
         say(
             f"note: vision comes from {corpus.vision}/ of {corpus.root.name}, not from the clips", quiet=quiet
         )
     step = Step(f"evaluate {split}")
-    asked = Asked(faces, max_fps, device, Robustness() if robustness else NO_CURVES, resamples, seed)
+    asked = Asked(faces, max_fps, device, levels, resamples, seed)
     with progress(quiet=quiet) as tick:
         found = evaluate_models([model, *(against or [])], corpus, split, asked, tick=tick, warn=_warn)
     differences = compare(found)
@@ -84,6 +101,23 @@ def evaluate(
     say(step.done(report, f"{len(first.names)} clips"), quiet=quiet)
     if first.failures:
         raise typer.Exit(1)
+
+
+def _levels(every: bool, **given: str | None) -> Robustness:
+    """Return the levels of the curves: those that are given, else the usual ones if asked for."""
+    from taemi.evaluate.cases import NO_CURVES, Robustness
+
+    chosen = {curve: _numbers(text) for curve, text in given.items() if text is not None}
+    return replace(Robustness() if every else NO_CURVES, **chosen)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, names(text)))
+    except ValueError as error:
+        raise UsageError(
+            f"cannot take levels from {text!r}", str(error), "Give numbers, e.g. 0.5,1"
+        ) from error
 
 
 def _warn(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, fields
 
 from taemi_runtime.contract import MODALITIES
@@ -76,7 +77,9 @@ class Robustness:
         for name in ("occlusion", "words"):
             if not all(0 < level <= 1 for level in getattr(self, name)):
                 raise UsageError(asked, f"{name} has {getattr(self, name)}", "Give shares above 0, at most 1")
-        if not all(level > 0 for level in self.max_fps):
+        if not all(math.isfinite(level) for level in self.noise):
+            raise UsageError(asked, f"noise has {self.noise}", "Give finite ratios in dB")
+        if not all(0 < level < math.inf for level in self.max_fps):
             raise UsageError(asked, f"max_fps has {self.max_fps}", "Give positive rates")
 
     def curves(self) -> list[tuple[CurveKind, tuple[float, ...]]]:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from taemi_bench.machine import Activity, judge_noise, read_activity, read_machine
+from taemi_bench.machine import (
+    Activity,
+    _cpu_facts,
+    _hot_events,
+    _throttled_seconds,
+    judge_noise,
+    read_activity,
+    read_machine,
+)
 from taemi_bench.nvidia_smi import parse_gpus, read_gpus
 from taemi_runtime.host import usable_cores
 
@@ -125,6 +133,33 @@ def test_a_quiet_machine_has_no_note():
     found = judge_noise(activity(0, 1, 100, 5), activity(10, 9, 108.5, 5), cores=4)
     assert found.note == ""
     assert (found.load_before, found.load_after, found.seconds) == (0.5, 0.5, 10)
+
+
+def test_what_slows_a_cpu_is_noted():
+    before = Activity(0, 0, 0, 0, None, throttled_seconds=3.0, hot=7)
+    held = judge_noise(before, Activity(10, 0, 0, 0, None, throttled_seconds=3.5, hot=7), cores=4)
+    assert held.note == "the container's CPU quota held threads back for 5% of the time"
+    hot = judge_noise(before, Activity(10, 0, 0, 0, None, throttled_seconds=3.0, hot=9), cores=4)
+    assert "too hot" in hot.note
+    quiet = judge_noise(before, Activity(10, 0, 0, 0, None, throttled_seconds=3.05, hot=7), cores=4)
+    assert quiet.note == ""
+
+
+def test_throttling_is_read_from_the_kernels_files(tmp_path):
+    stat = tmp_path / "cpu.stat"
+    stat.write_text("usage_usec 9\nnr_throttled 3\nthrottled_usec 2500000\n")
+    assert _throttled_seconds(stat) == 2.5
+    assert _throttled_seconds(tmp_path / "none") is None
+    for core, count in ((0, 2), (1, 5)):
+        folder = tmp_path / f"cpu{core}" / "thermal_throttle"
+        folder.mkdir(parents=True)
+        (folder / "core_throttle_count").write_text(f"{count}\n")
+    assert _hot_events(tmp_path) == 7
+    assert _hot_events(tmp_path / "none") is None
+    info = tmp_path / "cpuinfo"
+    info.write_text("model name\t: A CPU: fast\ncpu MHz\t\t: 2400.5\ncpu MHz\t\t: 3100\n")
+    assert _cpu_facts("model name", info) == ["A CPU: fast"]
+    assert _cpu_facts("cpu MHz", info) == ["2400.5", "3100"]
 
 
 def test_counters_that_are_not_there_are_not_invented():

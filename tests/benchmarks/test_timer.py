@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from taemi_bench.schedule import Schedule, round_orders
+from taemi_bench.schedule import Schedule, default_schedule, round_orders
 from taemi_bench.timer import interleave
 from taemi_runtime.errors import EngineError, UsageError
 
@@ -166,6 +166,23 @@ def test_a_cap_ends_it_before_the_minimum(caps):
     limits |= {"rounds": 100} if "max_seconds" in caps else {"seconds": 60.0}
     found = timed([Fake("A", clock, 0.1)], clock, **limits)
     assert (found.rounds, found.stopped) == (5, "capped")
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.5, 10), (5.0, 2)])
+def test_slow_rows_get_rounds_enough_for_a_median_within_twice_the_cap(seconds, rounds):
+    clock = Clock()
+    limits = {"rounds": 100, "seconds": 0, "max_seconds": 0.6 if seconds == 0.5 else 5.0, "least_rounds": 10}
+    found = timed([Fake("A", clock, 0.1 if seconds == 0.5 else seconds)], clock, **limits)
+    assert (found.rounds, found.stopped) == (rounds, "capped")
+
+
+def test_a_cap_that_was_asked_for_holds():
+    assert default_schedule().least_rounds == 10
+    assert default_schedule(rounds=4).least_rounds == 4
+    assert default_schedule(max_seconds=2.0).least_rounds == 0
+    assert default_schedule(max_seconds=2.0).max_seconds == 3.0
+    quick, usual = default_schedule(quick=True), default_schedule()
+    assert (quick.rounds, quick.max_seconds) < (usual.rounds, usual.max_seconds)
 
 
 def test_a_failing_row_is_kept_with_its_reason_and_the_others_go_on():

@@ -11,6 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from taemi.sheets import format_markdown
+from taemi_bench.readme_table import RESULTS, pages, versions
+from taemi_bench.report import read_report
+from taemi_bench.tables import sheets
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = {
@@ -72,8 +77,22 @@ def test_the_makefile_has_the_targets_that_the_readme_names():
     assert set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text())) <= targets
 
 
-def test_the_table_of_figures_is_the_measured_one():
-    measured = (ROOT / "benchmarks" / "results" / "cpu-published.md").read_text().splitlines()
-    rows = [line for line in measured if line.startswith("| ")]
-    assert len(rows) >= 9
-    assert set(rows) <= set((ROOT / "README.md").read_text().splitlines())
+def test_the_tables_of_figures_and_versions_are_those_of_the_result_files():
+    for page, text in pages(ROOT).items():
+        assert page.read_text() == text, f"{page.name}: make readme-table"
+
+
+def test_the_measured_versions_are_the_pinned_ones():
+    table = versions(ROOT / RESULTS, (ROOT / "constraints.txt").read_text())
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    measured = [line for line in lines if line[1] not in ("-", "not pinned") and line[3] != "not run"]
+    assert len(measured) >= 3
+    for library, pinned, found, _ in measured:
+        assert found.startswith(pinned), library
+
+
+def test_the_table_as_markdown_is_that_of_the_committed_report():
+    report = read_report(ROOT / RESULTS / "cpu-published.json")
+    table = (ROOT / RESULTS / "cpu-published.md").read_text()
+    for line in format_markdown(sheets(report)).splitlines():
+        assert line in table

@@ -49,6 +49,30 @@ def test_a_call_takes_what_the_events_around_its_work_say(place, tmp_path, layer
                 assert engine.last_run_ms == 5 * STEP_MS
 
 
+@pytest.mark.parametrize("layer", ["cuda-python", "pycuda"])
+def test_who_asks_is_told_where_a_call_spent_its_time(place, tmp_path, layer):
+    path = place.write(tmp_path, "vision", vision_model(), vision_spec())
+    pixels = draw_inputs(vision_spec(), {"frames": 4})
+    with open_engine(path, vision_spec(), EngineOptions(cuda_backend=layer)) as engine:
+        engine.run(pixels)
+        assert engine.last_split is None
+    with open_engine(path, vision_spec(), EngineOptions(cuda_backend=layer, split_times=True)) as engine:
+        assert engine.captures == (layer == "cuda-python")
+        for _ in range(4):
+            engine.run(pixels)
+            found = engine.last_split
+            # The upload, the call, the download; behind each an event.
+            assert (found.host_to_device, found.compute, found.device_to_host) == (2 * STEP_MS,) * 3
+            assert found.host_to_device + found.compute + found.device_to_host == engine.last_run_ms
+            assert found.enqueue > 0
+        if engine.captures:
+            assert engine.counts.replayed >= 3
+        with engine.pool.take((9, 3), "float32") as target:
+            engine.run(pixels, keep={"vision": [Piece(target, 0, 2, at=0), Piece(target, 2, 2, at=5)]})
+            # Two copies to where the output stays, and the event behind them.
+            assert engine.last_split.device_to_host == 3 * STEP_MS
+
+
 def test_every_thread_has_the_time_of_its_own_call(place, tmp_path):
     path = place.write(tmp_path, "vision", vision_model(), vision_spec())
     with open_engine(path, vision_spec()) as engine:

@@ -59,6 +59,8 @@ def test_init_writes_an_untrained_checkpoint_and_keeps_an_existing_one(tmp_path)
         ),
         (("check", "nowhere"), 1, "cannot read corpus nowhere"),
         (("evaluate", "none.taemi", "nowhere"), 1, "cannot read corpus nowhere"),
+        (("evaluate", "none.taemi", "nowhere", "--snr", "loud"), 2, "cannot take levels from 'loud'"),
+        (("evaluate", "none.taemi", "nowhere", "--occlude", "0.5,2"), 2, "Give shares above 0, at most 1"),
     ],
 )
 def test_wrong_arguments_get_one_clear_message(tmp_path, arguments, code, words):

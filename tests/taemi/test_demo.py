@@ -37,7 +37,7 @@ def test_the_whole_way_without_the_pretrained_text_encoder(tmp_path, monkeypatch
     assert manifest["preprocessing"]["vision"]["max_fps"] == demo.MAX_FPS
     assert [report["epoch"] for report in json.loads((out / "run" / "history.json").read_text())] == [1]
     bench = json.loads((out / "bench.json").read_text())
-    ran = {(row["graph"], row["backend"]) for row in bench["rows"] if row["state"] == "ran"}
+    ran = {(row["scope"], row["backend"]) for row in bench["rows"] if row["state"] == "ran"}
     assert {
         (graph, backend)
         for graph in ("fusion", "audio", "text", "vision")

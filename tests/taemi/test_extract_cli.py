@@ -106,7 +106,7 @@ def test_a_corpus_goes_into_a_store_and_is_trained_on(corpus, tmp_path):
     assert len(list((tmp_path / "store").glob("*.safetensors"))) == 9
     # The corpus is not needed any more.
     copy.rename(tmp_path / "elsewhere")
-    options = ("--out", "run", "--encoders", "tiny", "--epochs", "1", "--pad", "longest")
+    options = ("--out", "run", "--encoders", "tiny", "--epochs", "1", "--pad", "longest", "--no-tensorboard")
     trained = taemi("train", "store", *options, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert "warning: clip 00001 is left out: cannot read clip 00001" in trained.stderr

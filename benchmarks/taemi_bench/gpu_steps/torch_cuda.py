@@ -15,6 +15,7 @@ from taemi_bench.gpu_steps.contract import Context, NotRunError, require_cuda
 from taemi_bench.gpu_steps.machine_facts import gpu_state
 from taemi_bench.gpu_steps.measure import SHORT, Call, failures, measure
 from taemi_bench.parity import measure_parity
+from taemi_bench.pytorch_rows import cast, compile_module, named_outputs
 from taemi_bench.schedule import Schedule
 from taemi_bench.timer import describe_failure
 from taemi_runtime.draw import draw_inputs
@@ -173,15 +174,12 @@ def caller(
     import torch
 
     arguments = [tensors[item.name] for item in spec.inputs]
-    names = [item.name for item in spec.outputs]
 
     def call() -> Outputs:
         if mark:
             torch.compiler.cudagraph_mark_step_begin()
         with torch.inference_mode():
-            found = module(*arguments)
-        values = found if isinstance(found, tuple | list) else (found,)
-        return dict(zip(names, values, strict=True))
+            return named_outputs(spec, module(*arguments))
 
     return call
 
@@ -220,7 +218,9 @@ def half_caller(
 
 def half_inputs(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Turn floating-point inputs into float16 and leave the others."""
-    return {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    import torch
+
+    return {name: cast(tensor, torch.float16) for name, tensor in tensors.items()}
 
 
 def _autocast(call: Callable[[], Outputs], device: str) -> Callable[[], Outputs]:
@@ -242,9 +242,7 @@ def _compiled(
     autocast: bool,
     device: str,
 ) -> Callable[[], Outputs]:
-    import torch
-
-    compiled: Any = torch.compile(module, mode=mode, dynamic=False)
+    compiled = compile_module(module, mode)
     inputs = tensors if autocast else half_inputs(tensors)
     call = caller(compiled, spec, inputs, mark=mode == "reduce-overhead")
     return _autocast(call, device) if autocast else call
