@@ -171,6 +171,8 @@ def run(
     finally:
         print_report(report)
         print_roof(report, looked.profiles, operators=profile is not None)
+    for reason in looked.why:
+        say(f"no floors: {reason}", quiet=quiet)
     if profile is not None:
         say(f"written: {profile}", quiet=quiet)
     if report.interrupted or looked.interrupted:

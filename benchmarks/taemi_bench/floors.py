@@ -29,7 +29,7 @@ from taemi_bench.rows import PYTORCH
 from taemi_bench.scope_report import ScopeReport
 from taemi_bench.stats import Latency
 from taemi_runtime.bundle import Bundle
-from taemi_runtime.errors import TaemiError
+from taemi_runtime.errors import BundleError
 
 Bound = Literal["compute", "memory"]
 _FULL = "fp32"
@@ -131,6 +131,9 @@ def with_floors(
     Returns:
         The report with ``ScopeReport.cost`` where a scope is one graph of which there is an ONNX file, and
         ``RowReport.floor`` of every row of such a scope that ran on a device with ceilings.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
     """
     counted: dict[tuple[str, str, str], CountedGraph | None] = {}
 
@@ -139,8 +142,7 @@ def with_floors(
         if key not in counted:
             try:
                 counted[key] = count_file(bundle.file(file), scope.sizes, floats=floats)
-            except TaemiError:
-                # A damaged file is a failed row already; without onnx nothing can be counted.
+            except BundleError:  # a damaged file: its row has failed already and says so
                 counted[key] = None
         return counted[key]
 

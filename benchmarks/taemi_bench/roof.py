@@ -19,9 +19,10 @@ from taemi_bench.profiles import COLUMNS, Profile, cells, title, write_profiles
 from taemi_bench.profiling import profile_report
 from taemi_bench.report import Report
 from taemi_bench.roofline import Ceilings
+from taemi_bench.timer import describe_failure
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.console import Tick
-from taemi_runtime.errors import TaemiError
+from taemi_runtime.errors import MissingExtraError, TaemiError
 
 if TYPE_CHECKING:
     from taemi.exportable import ExportSource
@@ -39,11 +40,13 @@ class Roof:
         report: The report, with ceilings, costs and floors where they could be had.
         profiles: Where the rows' time goes, by ``profiles.row_key``.
         interrupted: Whether Ctrl-C ended it; ``report`` is then as it was given.
+        why: Why something of it could not be had, one reason for each.
     """
 
     report: Report
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     interrupted: bool = False
+    why: tuple[str, ...] = ()
 
 
 def try_add_roof(
@@ -74,9 +77,11 @@ def try_add_roof(
         progress("roof", min(next(steps), total), total)
 
     try:
-        return Roof(*add_roof(report, bundle, source, folder=folder, tick=tick))
+        return add_roof(report, bundle, source, folder=folder, tick=tick)
     except KeyboardInterrupt:
         return Roof(report, interrupted=True)
+    except MissingExtraError as error:
+        return Roof(report, why=(describe_failure(error),))
 
 
 def add_roof(
@@ -86,7 +91,7 @@ def add_roof(
     *,
     folder: Path | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> tuple[Report, dict[str, Profile]]:
+) -> Roof:
     """Measure the ceilings of every device that has rows, trace the rows, and add costs and floors.
 
     Args:
@@ -98,22 +103,26 @@ def add_roof(
 
     Returns:
         The report with ``ceilings``, ``ScopeReport.cost`` and ``RowReport.floor``, and the profiles.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
     """
     # In proportion to the run, so that a short look stays short.
     seconds = min(SECONDS, report.schedule.seconds / 5)
     ceilings: dict[str, Ceilings] = {}
+    why: list[str] = []
     for device in dict.fromkeys(row.device for row in report.rows if row.state == "ran"):
         tick()
         try:
             ceilings[device] = measure_ceilings(device, report.threads, seconds=seconds)
-        except TaemiError:
-            continue  # rows of this device have no floor
+        except TaemiError as error:
+            why.append(f"rows on {device} have no floor: {describe_failure(error)}")
     profiles = profile_report(report, bundle, source, ceilings, folder, tick=tick)
     tick()
     report = with_floors(report, bundle, ceilings, profiles)
     if folder is not None:
         write_profiles(folder, profiles, describe_gaps(report, MOST_GAPS))
-    return report, profiles
+    return Roof(report, profiles, why=tuple(why))
 
 
 def print_roof(report: Report, profiles: Mapping[str, Profile], *, operators: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import pytest
 
@@ -260,6 +261,14 @@ def test_ctrl_c_while_the_ceilings_are_measured_loses_nothing(report, bundle, mo
     monkeypatch.setattr("taemi_bench.roof.measure_ceilings", interrupted)
     found = try_add_roof(report, bundle, None)
     assert (found.interrupted, found.report) == (True, report)
+
+
+def test_without_onnx_the_report_stays_and_says_why(report, bundle, monkeypatch, small_products):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    found = try_add_roof(report, bundle, None)
+    assert found.report == report
+    assert "onnx is not installed" in found.why[0]
+    assert 'pip install "taemi[export]"' in found.why[0]
 
 
 def test_a_file_is_no_folder_for_profiles(tmp_path):
