@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 Tick = Callable[[str, int, int], None]
 
-# Where there is no terminal a log is read later: seldom enough not to fill it.
-_LINE_EVERY_S = 30.0
-
 
 def run_app(app: typer.Typer) -> None:
     """Run a console script and leave with its exit code.
@@ -57,13 +54,10 @@ def say(message: str, *, quiet: bool = False) -> None:
 def progress(*, quiet: bool = False) -> Iterator[Tick]:
     """Yield a callable (step name, done, total) that draws one bar for each step on stderr.
 
-    Where stderr is no terminal it says a line now and then instead. Nothing is said with ``quiet``.
+    Nothing is drawn when stderr is no terminal or with ``quiet``.
     """
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         yield lambda step, done, total: None
-        return
-    if not sys.stderr.isatty():
-        yield _Lines()
         return
     from rich.console import Console
     from rich.progress import (
@@ -104,27 +98,6 @@ def progress(*, quiet: bool = False) -> Iterator[Tick]:
         yield tick
 
 
-class _Lines:
-    """Says how far a step is, how fast, and how long it still takes."""
-
-    def __init__(self) -> None:
-        self._step: str | None = None
-        self._said_s = time.monotonic()
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        now_s = time.monotonic()
-        if step != self._step:
-            self._step, self._from, self._since_s = step, done, now_s
-        if now_s - self._said_s < _LINE_EVERY_S:
-            return
-        self._said_s = now_s
-        parts = [f"{step}: {done} of {total}"]
-        if done > self._from:
-            speed = (done - self._from) / (now_s - self._since_s)
-            parts += [f"{speed:.1f}/s", f"about {format_duration((total - done) / speed)} left"]
-        say(", ".join(parts))
-
-
 class Step:
     """Times a step and says its result in one line: name, seconds, size, path."""
 
@@ -140,15 +113,6 @@ class Step:
         if path is not None:
             parts += [format_size(size_on_disk(path)), str(path)]
         return ", ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration in the two units that matter, e.g. ``3 h 20 min``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def size_on_disk(path: Path) -> int:

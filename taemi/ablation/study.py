@@ -33,7 +33,6 @@ from taemi.reports import Report
 from taemi.system import TaemiSystem
 from taemi.train import HISTORY_NAME, LAST_NAME, train
 from taemi.training_data import Tick, Warn
-from taemi_runtime.console import format_duration
 from taemi_runtime.errors import (
     CheckpointError,
     DataError,
@@ -247,6 +246,15 @@ def _time_left(study: Study) -> str:
     ]
     total = sum(seconds) / len(seconds) * max(1, len(left))
     return f", about {format_duration(total)} left for {max(1, len(left))} (from {len(seconds)} finished)"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in the two units that matter, e.g. ``3 h 20 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _device_name(device: str) -> str:
