@@ -17,7 +17,7 @@ import numpy.typing as npt
 from taemi_runtime.calls import chunks, join_inputs, most_rows, run_together
 from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, give_back, see_together
 from taemi_runtime.contract import FUSION, SCORES
-from taemi_runtime.encoding import FRAMES_A_CALL, ClipEncoder, in_calls, is_said
+from taemi_runtime.encoding import ClipEncoder, is_said
 from taemi_runtime.errors import EngineError, TaemiError
 from taemi_runtime.media import Clip
 from taemi_runtime.results import ClipFailure, ClipResult
@@ -196,7 +196,7 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
         calls = []
         for item in some:
             assert item.seen is not None  # as the whole calls are over
-            rest = _rest(item)
+            rest = _rest(item, encoder.frames_a_call)
             calls.append((item.seen, rest, len(_frames(item)) - len(rest)))
         see_together(encoder, calls)
         return [None for _ in some]
@@ -204,18 +204,18 @@ def _encode_pictures(encoder: ClipEncoder, scorer: ClipScorer, work: list[_Work]
     del scorer
     for item in work:
         frames = _frames(item)
-        whole = frames[: len(frames) - len(_rest(item))]
+        whole = frames[: len(frames) - len(_rest(item, encoder.frames_a_call))]
         with stopwatch() as watch:
             try:
                 item.seen = SeenFrames(encoder)
-                for call, part in enumerate(in_calls(whole)):
-                    item.seen.see(part, call * FRAMES_A_CALL)
+                for call, part in enumerate(encoder.in_calls(whole)):
+                    item.seen.see(part, call * encoder.frames_a_call)
             except Exception as error:  # this clip's failure, whatever it is
                 item.error = error
         if len(whole):
             item.count("vision", watch)
-    left = [item for item in work if item.error is None and len(_rest(item))]
-    for group in [[item] for item in left] if most == 1 else _fill(left):
+    left = [item for item in work if item.error is None and len(_rest(item, encoder.frames_a_call))]
+    for group in [[item] for item in left] if most == 1 else _fill(left, encoder.frames_a_call):
         for item, found in zip(group, _timed("vision", see, group), strict=True):
             if isinstance(found, Exception):
                 item.error = found
@@ -281,12 +281,12 @@ def _near(ordered: list[_Work], most: int, *, fixed: bool) -> Iterator[list[_Wor
     yield group
 
 
-def _fill(work: list[_Work]) -> list[list[_Work]]:
-    """Group clips so that what is left of their frames fits into one call, the most first."""
+def _fill(work: list[_Work], most: int) -> list[list[_Work]]:
+    """Group clips so that what is left of their frames fits into calls of at most so many, the most first."""
     groups: list[list[_Work]] = []
-    for item in sorted(work, key=lambda item: -len(_rest(item))):
+    for item in sorted(work, key=lambda item: -len(_rest(item, most))):
         for group in groups:
-            if sum(len(_rest(one)) for one in [*group, item]) <= FRAMES_A_CALL:
+            if sum(len(_rest(one, most)) for one in [*group, item]) <= most:
                 group.append(item)
                 break
         else:
@@ -305,7 +305,7 @@ def _frames(item: _Work) -> Array:
     return frames
 
 
-def _rest(item: _Work) -> Array:
+def _rest(item: _Work, frames_a_call: int) -> Array:
     """Return the frames after the last whole call."""
     frames = _frames(item)
-    return frames[len(frames) // FRAMES_A_CALL * FRAMES_A_CALL :]
+    return frames[len(frames) // frames_a_call * frames_a_call :]

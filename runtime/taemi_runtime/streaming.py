@@ -24,7 +24,7 @@ import numpy.typing as npt
 from taemi_runtime.clip_features import ClipFeatures, Encoded, SeenFrames, give_back
 from taemi_runtime.clock import Clock
 from taemi_runtime.contract import FUSION
-from taemi_runtime.encoding import FRAMES_A_CALL, in_calls, is_said
+from taemi_runtime.encoding import is_said
 from taemi_runtime.host import runs_on_cpu
 from taemi_runtime.interrupts import next_of, start_all
 from taemi_runtime.media import Clip
@@ -176,7 +176,7 @@ class _Stream:
                 clip, _ = self._scorer.decoder.decode(self._path, self._look)
             self._clip = clip
             if clip.frames is not None:
-                for part in in_calls(clip.frames[self._sent :]):
+                for part in self._encoder.in_calls(clip.frames[self._sent :]):
                     self._pictures.put((self._sent, part))
                     self._sent += len(part)
             if clip.waveform is not None and clip.waveform.size and not self._heard_early:
@@ -198,9 +198,9 @@ class _Stream:
         if isinstance(sight, VideoTrack):
             if "vision" not in self._threads:
                 self._start("vision", self._encode_pictures)
-            while (part := sight.part(self._sent, FRAMES_A_CALL)) is not None:
+            while (part := sight.part(self._sent, self._encoder.frames_a_call)) is not None:
                 self._pictures.put((self._sent, part))
-                self._sent += FRAMES_A_CALL
+                self._sent += len(part)
 
     def _encode_sound(self) -> None:
         self._open("audio")

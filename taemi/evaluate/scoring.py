@@ -25,7 +25,6 @@ from taemi_runtime.calls import chunks
 from taemi_runtime.clip_features import ClipFeatures
 from taemi_runtime.closing import Closing
 from taemi_runtime.contract import MODALITIES, PRESENT
-from taemi_runtime.encoding import in_calls
 from taemi_runtime.errors import DataError
 from taemi_runtime.media import Clip
 from taemi_runtime.pipeline import ClipScorer
@@ -219,8 +218,9 @@ class CaseScorer(Closing):
 
     def _try_see(self, item: Work, frames: Frames) -> npt.NDArray[np.float32] | None:
         """Encode frames; what goes wrong is the clip's error."""
+        encoder = self.scorer.encoder
         try:
-            return np.concatenate([self.scorer.encoder.see(part) for part in in_calls(frames)])
+            return np.concatenate([encoder.see(part) for part in encoder.in_calls(frames)])
         except Exception as error:  # this clip's failure, whatever it is
             item.error = error
             return None

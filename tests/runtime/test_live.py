@@ -95,7 +95,7 @@ def test_a_slow_machine_skips_windows_and_counts_them(scorer, long, monkeypatch)
 
 def test_a_machine_that_cannot_look_at_every_frame_drops_some_and_counts_them(scorer, long, monkeypatch):
     work = FakeClock()
-    make_slow(monkeypatch, scorer, work, "vision", lambda: 8.0)
+    make_slow(monkeypatch, scorer, work, "vision", lambda: scorer.encoder.frames_a_call / 2)
     session = live(scorer, open_live(str(long), scorer.decoder), 2.0, FakeClock(), work)
     results = list(session)
     assert session._feed.most_frames <= MOST_FRAMES

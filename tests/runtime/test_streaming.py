@@ -97,7 +97,7 @@ def test_scores_do_not_depend_on_which_stage_is_slow(scorer, long, monkeypatch, 
         monkeypatch.setattr(scorer.encoder, name, delay(getattr(scorer.encoder, name)))
     assert values(scorer.score(long, SAID)) == expected
     if slow == "vision":
-        assert calls == [16] * 8 + [2]
+        assert calls == [4] * 32 + [2]
 
 
 def test_frames_are_encoded_while_later_ones_are_still_being_decoded(scorer, long, monkeypatch):

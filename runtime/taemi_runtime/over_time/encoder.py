@@ -10,9 +10,6 @@ from taemi_runtime.resident import Given
 from taemi_runtime.results import TextUse, VisionUse
 from taemi_runtime.transcripts import Transcript
 
-FRAMES_AT_ONCE = 16
-"""Frames of a call of the vision encoder, as for clips."""
-
 
 class WindowEncoder(ClipEncoder):
     """Runs a model's encoders for overlapping windows.

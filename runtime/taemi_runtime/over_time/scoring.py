@@ -13,7 +13,7 @@ from taemi_runtime.contract import PRESENT
 from taemi_runtime.faces.crops import FaceCounts
 from taemi_runtime.media import Clip
 from taemi_runtime.over_time.clock import Clock
-from taemi_runtime.over_time.encoder import FRAMES_AT_ONCE, WindowEncoder
+from taemi_runtime.over_time.encoder import WindowEncoder
 from taemi_runtime.over_time.events import Begins
 from taemi_runtime.over_time.inbox import MOST_FRAMES, Portion
 from taemi_runtime.over_time.material import FrameRing, Pixels, Seen, WaveformRing
@@ -107,7 +107,7 @@ class WindowScorer:
         for sight in portion.sights:
             stretch.frames.add(sight)
             if self._clock is None:
-                stretch.frames.encode(FRAMES_AT_ONCE)
+                stretch.frames.encode(self._encoder.frames_a_call)
         self.dropped += portion.unseen
         if self._clock is not None:
             self.dropped += stretch.frames.thin(self._most_waiting())
@@ -130,13 +130,13 @@ class WindowScorer:
             self._forget(stretch)
         self._forget(stretch)
         # A live source is looked at again after each call: a window may be due, or frames too many.
-        stretch.frames.encode(FRAMES_AT_ONCE, once=self._clock is not None)
+        stretch.frames.encode(self._encoder.frames_a_call, once=self._clock is not None)
 
     def _most_waiting(self) -> int:
         """Return how many frames may wait: what can be encoded in a hop, by the calls before."""
         if not self._frame_s:
             return MOST_FRAMES
-        return int(min(max(self._hop_s / self._frame_s, FRAMES_AT_ONCE), MOST_FRAMES))
+        return int(min(max(self._hop_s / self._frame_s, self._encoder.frames_a_call), MOST_FRAMES))
 
     def _open(self, begins: Begins) -> _Stretch:
         length_s = self._audio.max_seconds
@@ -163,7 +163,7 @@ class WindowScorer:
         begins = stretch.begins
         # Frames of windows that were skipped are never encoded.
         stretch.frames.forget(window.start_s)
-        stretch.frames.encode(FRAMES_AT_ONCE, before_s=window.end_s, all_of_them=True)
+        stretch.frames.encode(self._encoder.frames_a_call, before_s=window.end_s, all_of_them=True)
         seen = stretch.frames.see(window)
         clip = self._clip(stretch, window, seen)
         feeds: dict[str, Given] = {}
