@@ -23,6 +23,15 @@ _TITLES = {
 }
 
 
+_BEST = {
+    "cpu": (("onnxruntime-cpu", "int8", "taemi-export quantize BUNDLE"),),
+    "cuda": (
+        ("onnxruntime-cuda", "fp16", "taemi-export tensorrt BUNDLE makes it on the way"),
+        ("tensorrt", "fp16", "taemi-export tensorrt BUNDLE, on the GPU's machine"),
+    ),
+}
+
+
 def engine_ways(bundle: Bundle, graph: str, inputs: Arrays, device: str, threads: int) -> list[Way]:
     """Return the rows of a graph's engine files on a device.
 
@@ -49,6 +58,28 @@ def engine_ways(bundle: Bundle, graph: str, inputs: Arrays, device: str, threads
                 options = EngineOptions(device=device, threads=threads, cuda_graphs=graphs, split_times=True)
                 ways.append(Way(row, _opener(bundle, spec, inputs, options)))
     return ways
+
+
+def lacking_ways(bundle: Bundle, graph: str, device: str) -> list[Way]:
+    """Return rows that say how to make the engines that a device runs best, where the bundle lacks them.
+
+    Args:
+        bundle: The bundle.
+        graph: The graph.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    kind, index = parse_device(device)
+    place = f"cuda:{index}" if kind == "cuda" else "cpu"
+    there = {
+        (name, entry.precision or "fp32")
+        for file, entry in bundle.engine_files(graph)
+        for name in engine_backends(file, device)
+    }
+    return [
+        Way(Row(f"{title(name)} {precision}", name, precision, graph, place, why=f"the bundle has none: {mend}"))
+        for name, precision, mend in _BEST[kind]
+        if (name, precision) not in there
+    ]
 
 
 def title(backend_name: str) -> str:

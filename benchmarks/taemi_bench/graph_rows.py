@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from taemi_bench.engine_rows import engine_ways
+from taemi_bench.engine_rows import engine_ways, lacking_ways
 from taemi_bench.openvino_row import openvino_ways
 from taemi_bench.pytorch_rows import pytorch_ways
 from taemi_bench.rows import Way, distinct
@@ -43,6 +43,7 @@ def graph_ways(
     for device in devices:
         ways += pytorch_ways(source, spec, inputs, device, threads, source_note)
         ways += engine_ways(bundle, graph, inputs, device, threads)
+        ways += lacking_ways(bundle, graph, device)
         if parse_device(device)[0] == "cpu":
             ways += openvino_ways(bundle, graph, inputs, threads)
     return distinct(ways)

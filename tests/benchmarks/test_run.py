@@ -25,9 +25,11 @@ QUICK = Schedule(rounds=12, seconds=0, warmup_calls=1, warmup_seconds=0, settle_
 
 
 def run_bundle(*arguments, **options):
-    """Measure the two rows; those that are left out are not looked at."""
+    """Measure the two rows; those that are left out, and that the bundle lacks, are not looked at."""
     found = run.run_bundle(*arguments, **({"choice": BOTH} | options))
-    return dataclasses.replace(found, rows=tuple(row for row in found.rows if "left out" not in row.why))
+    others = ("left out", "the bundle has none")
+    rows = tuple(row for row in found.rows if not any(why in row.why for why in others))
+    return dataclasses.replace(found, rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,15 @@ def test_a_damaged_engine_is_a_failed_row_and_the_rest_is_measured(tmp_path):
         ("squares", "onnxruntime-cpu", "ran"),
     ]
     assert "SHA-256" in found.rows[1].why
+
+
+def test_engines_that_the_bundle_lacks_have_rows_that_say_how_to_make_them(bundle):
+    found = run.run_bundle(bundle, None, graphs=["squares"], schedule=QUICK, device="auto", choice=BOTH)
+    lacking = {row.name: row.why for row in found.rows if "the bundle has none" in row.why}
+    assert lacking == {
+        "ONNX Runtime CPU int8": "the bundle has none: taemi-export quantize BUNDLE",
+        "ONNX Runtime CUDA fp16": "the bundle has none: taemi-export tensorrt BUNDLE makes it on the way",
+    }
 
 
 def test_auto_adds_cuda_rows_that_say_why_they_did_not_run(bundle):
