@@ -6,8 +6,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import wrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDTH = 120
+_NARROWEST_NAME = 16
 
 
 @dataclass(frozen=True)
@@ -31,25 +36,20 @@ class Sheet:
 
 def format_sheets(found: Sequence[Sheet], *, width: int = _WIDTH) -> str:
     """Format tables for a terminal of so many columns; names break there, figures never do."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
 
     stream = io.StringIO()
     console = Console(file=stream, width=width, markup=False)
     unlimited = console.options.update(width=10_000)
     for sheet in found:
-        table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
-        for place, name in enumerate(sheet.header):
-            # Headers break between words, figures never do.
-            widest = max([len(row[place]) for row in sheet.rows] + [len(word) for word in name.split()])
-            table.add_column(
-                "\n".join(wrap(name, widest)),
-                justify="left" if place < sheet.names else "right",
-                no_wrap=place >= sheet.names,
+        table = _table(sheet)
+        over = console.measure(table, options=unlimited).minimum - width
+        if over > 0 and sheet.rows:
+            # Paths have no spaces to break at.
+            longest = max(
+                len(word) for row in sheet.rows for cell in row[: sheet.names] for word in cell.split()
             )
-        for row in sheet.rows:
-            table.add_row(*row)
+            table = _table(sheet, max(_NARROWEST_NAME, longest - over))
         # A table that cannot be so narrow is wider, as cut figures are none.
         console.width = max(width, console.measure(table, options=unlimited).minimum)
         console.print(sheet.title, highlight=False)
@@ -58,6 +58,26 @@ def format_sheets(found: Sequence[Sheet], *, width: int = _WIDTH) -> str:
             console.print(note, highlight=False)
         console.print()
     return stream.getvalue().rstrip()
+
+
+def _table(sheet: Sheet, name_width: int = 10_000) -> Table:
+    """Make a table, whose names have at most so many characters a line."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), show_edge=False)
+    for place, name in enumerate(sheet.header):
+        # Headers break between words, figures never do.
+        widest = max([len(row[place]) for row in sheet.rows] + [len(word) for word in name.split()])
+        table.add_column(
+            "\n".join(wrap(name, widest)),
+            justify="left" if place < sheet.names else "right",
+            no_wrap=place >= sheet.names,
+        )
+    for row in sheet.rows:
+        names = ("\n".join(wrap(name, name_width)) for name in row[: sheet.names])
+        table.add_row(*names, *row[sheet.names :])
+    return table
 
 
 def format_markdown(found: Sequence[Sheet]) -> str:

@@ -76,7 +76,16 @@ def lacking_ways(bundle: Bundle, graph: str, device: str) -> list[Way]:
         for name in engine_backends(file, device)
     }
     return [
-        Way(Row(f"{title(name)} {precision}", name, precision, graph, place, why=f"the bundle has none: {mend}"))
+        Way(
+            Row(
+                f"{title(name)} {precision}",
+                name,
+                precision,
+                graph,
+                place,
+                why=f"the bundle has none: {mend}",
+            )
+        )
         for name, precision, mend in _BEST[kind]
         if (name, precision) not in there
     ]

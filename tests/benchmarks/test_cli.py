@@ -94,8 +94,8 @@ def test_wrong_numbers_are_exit_code_1_and_still_written(demo, plugins, tmp_path
     assert done.returncode == 1
     assert "FAILED" in done.stdout
     rows = [row for row in json.loads(report.read_text())["rows"] if row["scope"] == "frames"]
-    states = {row["backend"]: row["state"] for row in rows}
-    assert states["onnxruntime-cpu"] == "failed"
+    states = {row["name"]: row["state"] for row in rows}
+    assert states["ONNX Runtime CPU fp32"] == "failed"
 
 
 def test_without_a_checkpoint_it_says_so_and_measures(tmp_path):
