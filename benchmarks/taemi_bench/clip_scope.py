@@ -122,9 +122,9 @@ def no_clip_scope(setting: Setting) -> Scope:
 
 
 def clip_schedule(schedule: Schedule) -> Schedule:
-    """Return how long a clip is measured: one of which a call takes half a minute is measured once."""
+    """Return how long a clip is measured: one of which a call takes half a minute is measured a few times."""
     most = max(schedule.seconds, min(schedule.max_seconds, MAX_SECONDS))
-    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most, least_rounds=0)
+    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most)
 
 
 def with_rho(rows: Sequence[RowReport], clips: Sequence[ClipCalls], reference: str) -> list[RowReport]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from taemi.sheets import Sheet, format_markdown
 from taemi_bench.report import KIND, Report, read_report
 from taemi_bench.row_report import RowReport
-from taemi_bench.tables import COST_COLUMNS, LATENCY_COLUMNS, cells, cost_cells, filled
+from taemi_bench.tables import COST_COLUMNS, LATENCY_COLUMNS, cells, cost_cells, filled, typical_ms
 from taemi_runtime.atomic import write_text
 from taemi_runtime.errors import DataError
 
@@ -197,7 +197,7 @@ def _sheet(where: str, rows: Sequence[tuple[str, RowReport]]) -> Sheet:
     header, costs = ("scope", "row", *_FIGURES), _COSTS
     lines = []
     for gpu, row in rows:
-        latency = dict(zip(LATENCY_COLUMNS, cells(row), strict=True))
+        latency = dict(zip(LATENCY_COLUMNS, cells(row), strict=True)) | {"p50": typical_ms(row.latency_ms)}
         cost = dict(zip(COST_COLUMNS, cost_cells(row), strict=True))
         line = (*(latency[name] for name in header), *(cost[name] for name in costs))
         lines.append((gpu, *line) if gpu else line)

@@ -14,7 +14,7 @@ from taemi_bench.stats import Latency
 from taemi_bench.timer import Samples
 
 POINT = Schedule(
-    rounds=4,
+    rounds=3,
     seconds=0.0,
     max_rounds=40,
     max_seconds=6.0,
@@ -23,7 +23,7 @@ POINT = Schedule(
     block_seconds=0.03,
     slow_seconds=5.0,
 )
-"""A point of a fast row has up to 40 samples in its four rounds."""
+"""A point of a fast row has up to 30 samples in its three rounds."""
 ONCE = Schedule(rounds=1, seconds=0.0, max_rounds=1, warmup_calls=0, warmup_seconds=0.0, settle_seconds=0.0)
 """A point whose calls take seconds is measured once."""
 SLOW_SECONDS = 3.0
