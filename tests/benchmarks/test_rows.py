@@ -24,6 +24,7 @@ CPU_ROWS = [
     "PyTorch reduce-overhead fp32",
     "PyTorch max-autotune fp32",
     "ONNX Runtime CPU fp32",
+    "ONNX Runtime CPU int8",
     "OpenVINO CPU fp32",
 ]
 
@@ -62,6 +63,8 @@ def test_a_graph_has_every_row_on_both_devices(ways):
         *cuda,
         "ONNX Runtime CUDA fp32",
         "ONNX Runtime CUDA fp32, CUDA graph",
+        "ONNX Runtime CUDA fp16",
+        "TensorRT fp16",
     ]
     assert len(set(names)) == len(names)
 
@@ -79,8 +82,8 @@ def test_rows_are_chosen_by_words_of_their_names(ways):
         choice = RowChoice(**{key: tuple(value) for key, value in words.items()})
         return [way.name for way in ways[: len(CPU_ROWS)] if not choice.why_not(way)]
 
-    assert chosen(rows=["onnx runtime", "Max-Autotune"]) == [CPU_ROWS[4], CPU_ROWS[5]]
-    assert chosen(without=["openvino", "PyTorch"]) == [CPU_ROWS[5]]
+    assert chosen(rows=["onnx runtime", "Max-Autotune"]) == CPU_ROWS[4:7]
+    assert chosen(without=["openvino", "PyTorch"]) == CPU_ROWS[5:7]
     assert chosen(rows=["eager"], without=["bf16"]) == [CPU_ROWS[0]]
 
 
