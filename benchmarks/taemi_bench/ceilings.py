@@ -66,8 +66,8 @@ def measure_ceilings(device: str, threads: int, *, seconds: float = SECONDS) -> 
                 break
             try:
                 rate = best_rate(product(side), side**3, seconds / len(SIDES))
-            # A library that lacks a kernel for a precision says so with whatever exception it likes.
-            except (TaemiError, RuntimeError, NotImplementedError):
+            # Of a library that lacks a kernel for a precision; NotImplementedError is a RuntimeError.
+            except (TaemiError, RuntimeError):
                 break
             if rate > rates.get(precision, 0.0):
                 rates[precision], how[precision] = rate, f"{name}, {side} x {side} x {side}"
