@@ -22,18 +22,6 @@ class WindowEncoder(ClipEncoder):
 
     _last_text: tuple[Transcript, dict[str, Given], TextUse] | None = None
 
-    def frames(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Encode frames.
-
-        Args:
-            pixels: [frames, 3, height, width], uint8 RGB.
-
-        Returns:
-            [frames, width] float32.
-        """
-        engine = self._model.engine("vision")
-        return np.asarray(engine.run({"pixels": pixels})[engine.spec.outputs[0].name], np.float32)
-
     def seen(
         self, features: npt.NDArray[np.float32] | None, use: VisionUse, feeds: dict[str, Given]
     ) -> VisionUse:

@@ -151,7 +151,7 @@ class WindowScorer:
     def _encode(self, pixels: Pixels) -> Array:
         begin_s = self._clock.now_s() if self._clock is not None else 0.0
         with stopwatch() as watch:
-            features = self._encoder.frames(pixels)
+            features = self._encoder.see(pixels)
         self._vision_ms += watch.ms
         self._vision_wall_ms += watch.wall_ms
         if self._clock is not None:
