@@ -164,12 +164,7 @@ def with_floors(
         if graph is not None:
             floor = graph_floor(graph, limits, median_ms(row.latency_ms), profiles.get(row_key(row)))
         rows.append(row if graph is None else replace(row, floor=floor))
-    return replace(
-        report,
-        scopes=tuple(scopes.values()),
-        rows=tuple(rows),
-        ceilings=ceilings.get(report.device) or next(iter(ceilings.values()), None),
-    )
+    return replace(report, scopes=tuple(scopes.values()), rows=tuple(rows), ceilings=dict(ceilings))
 
 
 def median_ms(latency: Latency) -> float:

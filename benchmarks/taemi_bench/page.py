@@ -146,9 +146,10 @@ def _errors(report: Report) -> list[str]:
 def _floor(report: Report) -> list[str]:
     caption = (
         "The shortest time that this machine's measured arithmetic and memory rates allow for the graph's "
-        "counted operations and bytes, as a share of the row's median. 100 % is the limit. "
+        "counted operations and bytes, as a share of the row's median. 100 % is the limit."
     )
-    return _figure(draw_floor(report.rows), "share of the floor", caption + describe_ceilings(report))
+    said = [caption, *(f"{describe_ceilings(ceilings)}." for ceilings in report.ceilings.values())]
+    return _figure(draw_floor(report.rows), "share of the floor", " ".join(said))
 
 
 def _stages(report: Report) -> list[str]:
@@ -195,8 +196,11 @@ def _machine(report: Report) -> str:
             f"{schedule.warmup_seconds:g} s; {schedule.order} order",
         ),
     ]
-    if report.ceilings is not None:
-        rows += [(f"ceiling: {name}", how) for name, how in report.ceilings.how.items()]
+    rows += [
+        (f"ceiling of {device}: {name}", how)
+        for device, ceilings in report.ceilings.items()
+        for name, how in ceilings.how.items()
+    ]
     return _wide(html_table(("", ""), [(name, _sentence(value)) for name, value in rows]))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from taemi_bench.machine import Machine
 from taemi_bench.roofline import Ceilings
@@ -37,7 +37,7 @@ class Report:
         rows: Every row of every scope.
         created: UTC time in ISO 8601.
         sweeps: How rows grow along an axis; each is measured apart from ``rows``.
-        ceilings: The machine's two ceilings, measured in this run; ``None`` where nobody asked.
+        ceilings: What each device with rows can do at most, by its name; empty where nobody measured it.
         cut: Whether Ctrl-C ended it between two measurements, or in a sweep.
         tf32: Whether CUDA matrix products could round to TF32.
         kind: Always ``taemi-bench``.
@@ -56,7 +56,7 @@ class Report:
     rows: tuple[RowReport, ...]
     created: str
     sweeps: tuple[SweepReport, ...] = ()
-    ceilings: Ceilings | None = None
+    ceilings: dict[str, Ceilings] = field(default_factory=dict)
     cut: bool = False
     tf32: bool = False
     kind: Literal["taemi-bench"] = KIND
@@ -79,7 +79,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report.
+    """Read a report, also one with the ceilings of one device alone, as reports had them at first.
 
     Raises:
         DataError: The file is missing, no report, or of another schema.
@@ -94,7 +94,17 @@ def read_report(path: Path) -> Report:
         raise DataError(asked, f"its kind is not {KIND!r}", "Name a file that taemi-bench run wrote")
     if data.get("schema") != SCHEMA:
         raise DataError(asked, f"its schema is {data.get('schema')!r}, this taemi reads {SCHEMA}", again)
+    _name_ceilings(data)
     try:
         return from_plain(data, Report)
     except ValueError as error:
         raise DataError(asked, f"it breaks schema {SCHEMA}: {error}", again) from error
+
+
+def _name_ceilings(data: dict[str, Any]) -> None:
+    """Put ceilings that stand for themselves under their device's name; ``None`` was none at all."""
+    ceilings = data.get("ceilings", {})
+    if ceilings is None:
+        data["ceilings"] = {}
+    elif isinstance(ceilings, dict) and isinstance(ceilings.get("device"), str):
+        data["ceilings"] = {ceilings["device"]: ceilings}

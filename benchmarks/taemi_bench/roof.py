@@ -102,7 +102,7 @@ def add_roof(
         tick: Called before each step.
 
     Returns:
-        The report with ``ceilings``, ``ScopeReport.cost`` and ``RowReport.floor``, and the profiles.
+        The report with devices' ``ceilings``, ``ScopeReport.cost`` and ``RowReport.floor``; the profiles.
 
     Raises:
         MissingExtraError: onnx is not installed.

@@ -10,6 +10,7 @@ from pathlib import Path
 from taemi.sheets import Sheet, format_markdown, format_sheets
 from taemi_bench.machine import Machine
 from taemi_bench.report import Report
+from taemi_bench.roofline import Ceilings
 from taemi_bench.row_report import RowReport
 from taemi_bench.scope_report import ScopeReport, SweepReport, SweepRow
 from taemi_bench.stats import PERCENTS, Latency, samples_needed
@@ -155,8 +156,7 @@ def notes(report: Report) -> Iterator[str]:
     yield from _missing_samples(report)
     if any(row.times_faster for row in report.rows):
         yield "times faster than PyTorch eager fp32: median over the rounds, with its 95 % interval"
-    if report.ceilings is not None:
-        yield describe_ceilings(report)
+    yield from map(describe_ceilings, report.ceilings.values())
     yield from _row_notes(report)
     yield from reasons(report)
 
@@ -181,11 +181,8 @@ def describe_machine(machine: Machine) -> str:
 _SHOWN = ("torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino")
 
 
-def describe_ceilings(report: Report) -> str:
-    """Say in a line what the machine reached; empty where nobody measured it."""
-    ceilings = report.ceilings
-    if ceilings is None:
-        return ""
+def describe_ceilings(ceilings: Ceilings) -> str:
+    """Say in a line what a device reached."""
     rates = ", ".join(
         f"{rate / 1e9:.3g} G multiply-adds/s in {precision}"
         for precision, rate in ceilings.multiply_adds_per_second.items()

@@ -184,9 +184,12 @@ def full_report() -> Report:
                     gpus=["Made-up GPU"],
                 )
             ),
-            "ceilings": Ceilings(
-                "cpu", 2, {"fp32": 6e10, "int8": 2e11}, 2.1e10, {"fp32": "a made-up product"}
-            ),
+            "ceilings": {
+                "cpu": Ceilings(
+                    "cpu", 2, {"fp32": 6e10, "int8": 2e11}, 2.1e10, {"fp32": "a made-up product"}
+                ),
+                "cuda:0": Ceilings("cuda:0", 0, {"fp16": 3e14}, 1.5e12, {"fp16": "a larger product"}),
+            },
         }
     )
 

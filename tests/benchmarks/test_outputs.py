@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import csv
+import json
 import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from taemi_bench.page import write_page
 from taemi_bench.page_pictures import draw_conditions, draw_error, draw_growth, draw_latency
 from taemi_bench.report import read_report, write_report
 from taemi_bench.tables import heading, notes, print_report, sheets, write_markdown
-from taemi_runtime.errors import MissingExtraError, UsageError
+from taemi_runtime.errors import DataError, MissingExtraError, UsageError
 from tests.benchmarks.made_reports import (
     ENGINE,
     SMALL,
@@ -29,6 +31,8 @@ from tests.benchmarks.made_reports import (
     report,
     row,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +50,35 @@ def page(full, tmp_path_factory):
 def test_a_full_report_comes_back_as_it_was(full, tmp_path):
     write_report(tmp_path / "full.json", full)
     assert read_report(tmp_path / "full.json") == full
+
+
+@pytest.mark.parametrize(("held", "read"), [("the cpu's alone", {"cpu"}), (None, set()), ("absent", set())])
+def test_a_report_with_one_device_s_ceilings_reads_as_one_with_all_devices(full, tmp_path, held, read):
+    """The first reports of this schema had one object there, or null."""
+    path = tmp_path / "old.json"
+    write_report(path, full)
+    data = json.loads(path.read_text())
+    whole = data.pop("ceilings")
+    if held != "absent":
+        data["ceilings"] = held and whole["cpu"]
+    path.write_text(json.dumps(data))
+    found = read_report(path)
+    assert found == replace(full, ceilings={name: full.ceilings[name] for name in read})
+
+
+def test_the_committed_results_have_the_ceilings_of_their_device():
+    found = read_report(ROOT / "benchmarks" / "results" / "cpu-published.json")
+    assert {name: limits.device for name, limits in found.ceilings.items()} == {"cpu": "cpu"}
+
+
+def test_ceilings_that_are_neither_form_are_refused(full, tmp_path):
+    path = tmp_path / "odd.json"
+    write_report(path, full)
+    path.write_text(
+        path.read_text().replace('"bytes_per_second": 21000000000.0', '"bytes_per_second": "fast"')
+    )
+    with pytest.raises(DataError, match=r"Expected `float`, got `str`"):
+        read_report(path)
 
 
 @pytest.mark.parametrize("columns", ["80", "120", "200"])
@@ -102,6 +135,13 @@ def test_rows_that_did_not_run_are_reasons_and_failed_ones_stand_in_the_table(fu
     names = [cells[1] for cells in sheets(full)[0].rows]
     assert "Made-up engine fp16 FAILED" in names
     assert "OpenVINO fp32" not in names
+
+
+def test_the_ceilings_of_every_device_are_said(full):
+    assert [note.split(",")[0] for note in notes(full) if note.startswith("ceilings of")] == [
+        "ceilings of cpu",
+        "ceilings of cuda:0",
+    ]
 
 
 def test_what_the_floor_says_is_said_once_for_all_rows_that_it_holds_for(full):
@@ -176,6 +216,9 @@ def test_the_page_names_the_machine_and_what_did_not_run(page):
         "pip install openvino[x]",
         "a made-up product",
         "beyond its gate",
+        "ceiling of cpu: fp32",
+        "a larger product",
+        "ceilings of cuda:0, measured in this run: 3e+05 G multiply-adds/s in fp16, 1.5e+03 GB/s.",
     ):
         assert said in page
 

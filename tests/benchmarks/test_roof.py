@@ -115,10 +115,23 @@ def test_rows_that_ran_get_a_floor_and_graphs_a_cost(report, bundle, tmp_path):
     cost = found.scopes[0].cost
     assert (cost.file, cost.multiply_adds) == ("frames.onnx", 12 * 8 * 3)
     assert all(row.floor is not None and row.floor.floor_ms > 0 for row in found.rows)
-    assert found.ceilings == LIMITS
+    assert found.ceilings == {"cpu": LIMITS}
     path = tmp_path / "report.json"
     write_report(path, found)
     assert read_report(path) == found
+
+
+def test_every_device_s_rows_have_the_floor_of_their_own_ceilings(report, bundle):
+    engine = next(row for row in report.rows if row.backend != "pytorch")
+    there = dataclasses.replace(engine, name="made-up", backend="made-up", device="cuda:0")
+    fast = Ceilings("cuda:0", 0, {"fp32": 1e12}, 1e12, {}, 1e13, 10_000)
+    both = dataclasses.replace(report, rows=(engine, there))
+    limits = {"cpu": LIMITS, "cuda:0": fast}
+    found = with_floors(both, bundle, limits, {})
+    assert found.ceilings == limits
+    # A thousand times as fast in everything.
+    slow, quick = (row.floor.floor_ms for row in found.rows)
+    assert quick == pytest.approx(slow / 1000)
 
 
 def test_without_ceilings_graphs_still_have_a_cost(report, bundle):
@@ -250,7 +263,7 @@ def test_without_a_folder_nothing_is_kept_and_rows_still_say_where_to_look(repor
     found = try_add_roof(report, bundle, toy_source())
     assert set(found.profiles) == {"frames/ONNX Runtime CPU fp32", "squares/ONNX Runtime CPU fp32"}
     assert {profile.trace for profile in found.profiles.values()} == {""}
-    assert found.report.ceilings is not None
+    assert found.report.ceilings.keys() == {"cpu"}
     assert try_add_roof(report, bundle, None, wanted=False).report is report
 
 
