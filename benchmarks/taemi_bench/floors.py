@@ -65,12 +65,12 @@ def node_floors(
         ceilings: What the device can do.
         weights_cached: Whether weights are in the caches when a call begins.
     """
-    rates, memory = ceilings.multiply_adds_per_second, ceilings.bytes_per_second
+    memory = ceilings.bytes_per_second
     cached = max(memory, ceilings.cached_bytes_per_second or memory)
     found = []
     for node in nodes:
-        rate = max(rates.get(node.precision, 0.0), rates.get(_FULL, 0.0))
-        full = rates.get(_FULL) or rate
+        rate = ceilings.product_rate(node.precision)
+        full = ceilings.multiply_adds_per_second.get(_FULL) or rate
         compute = node.multiply_adds / rate + node.other_operations / full if rate else 0.0
         values = node.input_bytes + node.output_bytes
         moved = values / (cached if values <= ceilings.cache_bytes else memory)

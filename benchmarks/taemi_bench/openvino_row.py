@@ -7,10 +7,12 @@ engine. API: docs.openvino.ai, "OpenVINO Runtime" (2026).
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from taemi_bench.rows import Row, Way
@@ -54,34 +56,56 @@ def openvino_ways(bundle: Bundle, graph: str, inputs: Arrays, threads: int) -> l
 
 def _opener(bundle: Bundle, spec: GraphSpec, inputs: Arrays, threads: int) -> Callable[[Row], None]:
     def fill(row: Row) -> None:
-        openvino: Any = importlib.import_module(OPENVINO)
         path = bundle.file(row.file)
+        version = str(importlib.import_module(OPENVINO).__version__)
         start = time.perf_counter()
-        core = openvino.Core()
-        compiled = core.compile_model(
-            core.read_model(path),
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": "f32",
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": 1,
-            },
-        )
+        compiled = compile_file(path, threads)
         request = compiled.create_infer_request()
         row.load_ms = (time.perf_counter() - start) * 1e3
-        taken = {name for port in compiled.inputs for name in port.get_names()}
-
-        def bind(arrays: Arrays) -> Callable[[], Any]:
-            fed = {name: array for name, array in arrays.items() if name in taken}
-            return lambda: request.infer(fed, share_inputs=True)
-
-        row.bind = bind
-        row.run = bind(inputs)
+        row.bind = functools.partial(bind_request, compiled, request)
+        row.run = row.bind(inputs)
         row.to_arrays = lambda found: _by_name(spec, found)
-        row.versions = {OPENVINO: str(openvino.__version__).split("-")[0]}
+        row.versions = {OPENVINO: version.partition("-")[0]}
 
     return fill
+
+
+def compile_file(path: Path, threads: int, *, counters: bool = False) -> Any:
+    """Read and compile an ONNX file.
+
+    Args:
+        path: The file.
+        threads: Threads inside one call.
+        counters: Whether calls note what each node took, which makes them slower.
+
+    Returns:
+        OpenVINO's ``CompiledModel``.
+    """
+    core = importlib.import_module(OPENVINO).Core()
+    return core.compile_model(
+        core.read_model(path),
+        "CPU",
+        {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERF_COUNT": counters,
+        },
+    )
+
+
+def bind_request(compiled: Any, request: Any, inputs: Arrays) -> Callable[[], Any]:
+    """Return one call on inputs.
+
+    Args:
+        compiled: What ``compile_file`` returned.
+        request: A request of it.
+        inputs: Arrays by name; those that the file does not take are left out.
+    """
+    taken = {name for port in compiled.inputs for name in port.get_names()}
+    fed = {name: array for name, array in inputs.items() if name in taken}
+    return lambda: request.infer(fed, share_inputs=True)
 
 
 def _by_name(spec: GraphSpec, found: Mapping[Any, Array]) -> dict[str, Array]:

@@ -17,10 +17,9 @@ from taemi_bench.floors import node_floors
 from taemi_bench.operator_costs import Call
 from taemi_bench.profiles import Profile, ProfiledNode
 from taemi_bench.roofline import Ceilings
+from taemi_bench.traced_calls import WARM_CALLS
 from taemi_export.shapes import Value
 
-WARM_CALLS = 2
-"""So many calls of a trace are not looked at: the first ones allocate."""
 _NODE, _RUN = "Node", "model_run"
 _KERNEL = "_kernel_time"
 # Element types as these traces name them.

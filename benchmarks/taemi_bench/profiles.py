@@ -98,13 +98,16 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def write_profiles(folder: Path, profiles: Mapping[str, Profile], gaps: Sequence[str]) -> list[Path]:
+def write_profiles(
+    folder: Path, profiles: Mapping[str, Profile], gaps: Sequence[str], missing: Mapping[str, str]
+) -> list[Path]:
     """Write every profile as JSON, and the costliest operators of all of them as Markdown.
 
     Args:
         folder: An existing folder.
         profiles: The profiles by ``row_key``.
         gaps: What ``floors.describe_gaps`` says.
+        missing: Why rows that ran have no profile, by ``row_key``.
 
     Returns:
         The files.
@@ -115,7 +118,7 @@ def write_profiles(folder: Path, profiles: Mapping[str, Profile], gaps: Sequence
         write_text(path, to_json(profile))
         written.append(path)
     path = folder / "operators.md"
-    write_text(path, "\n".join(_page(profiles, gaps)) + "\n")
+    write_text(path, "\n".join(_page(profiles, gaps, missing)) + "\n")
     return [*written, path]
 
 
@@ -135,7 +138,7 @@ def title(profile: Profile) -> str:
     )
 
 
-def _page(profiles: Mapping[str, Profile], gaps: Sequence[str]) -> Iterator[str]:
+def _page(profiles: Mapping[str, Profile], gaps: Sequence[str], missing: Mapping[str, str]) -> Iterator[str]:
     yield "# Where the time goes"
     yield ""
     if gaps:
@@ -151,3 +154,9 @@ def _page(profiles: Mapping[str, Profile], gaps: Sequence[str]) -> Iterator[str]
         for values in cells(profile):
             yield f"| {' | '.join(value.replace('|', chr(92) + '|') for value in values)} |"
         yield ""
+    if missing:
+        yield "## Rows that were not traced"
+        yield ""
+        for why in dict.fromkeys(missing.values()):
+            rows = ", ".join(key for key, reason in missing.items() if reason == why)
+            yield f"- {rows}: {why}"

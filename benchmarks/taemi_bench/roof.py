@@ -117,11 +117,11 @@ def add_roof(
             ceilings[device] = measure_ceilings(device, report.threads, seconds=seconds)
         except TaemiError as error:
             why.append(f"rows on {device} have no floor: {describe_failure(error)}")
-    profiles = profile_report(report, bundle, source, ceilings, folder, tick=tick)
+    profiles, missing = profile_report(report, bundle, source, ceilings, folder, tick=tick)
     tick()
     report = with_floors(report, bundle, ceilings, profiles)
     if folder is not None:
-        write_profiles(folder, profiles, describe_gaps(report, MOST_GAPS))
+        write_profiles(folder, profiles, describe_gaps(report, MOST_GAPS), missing)
     return Roof(report, profiles, why=tuple(why))
 
 

@@ -76,3 +76,11 @@ class Ceilings:
     how: dict[str, str] = field(default_factory=dict)
     cached_bytes_per_second: float | None = None
     cache_bytes: int = 0
+
+    def product_rate(self, precision: str) -> float:
+        """Return the multiply-adds a second of products at a precision, or at float32 where that is higher.
+
+        An engine may compute in float32 what is stored in less. 0 where neither was measured.
+        """
+        rates = self.multiply_adds_per_second
+        return max(rates.get(precision, 0.0), rates.get("fp32", 0.0))

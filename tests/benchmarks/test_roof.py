@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import sys
 
@@ -257,6 +258,84 @@ def test_profiles_are_written_beside_the_traces(report, bundle, tmp_path, small_
     assert "| operator | type |" in page
     assert "above its floor" in page
     assert "look next at" in found.report.rows[1].floor.note
+
+
+def only(report, library, **changes):
+    """The report with one row of frames, as if it were another's."""
+    row = next(row for row in report.rows if row.scope == "frames" and row.backend == library)
+    return dataclasses.replace(report, rows=(dataclasses.replace(row, **changes),))
+
+
+@pytest.mark.slow
+def test_a_compiled_row_s_trace_names_what_was_fused(report, bundle, tmp_path, small_products):
+    name = "PyTorch compiled fp32"
+    found = try_add_roof(only(report, "pytorch", name=name), bundle, toy_source(), folder=tmp_path)
+    profile = found.profiles[f"frames/{name}"]
+    by_name = {item.name: item for item in profile.nodes}
+    (fused,) = (item for item in profile.nodes if "cpp_fused" in item.name and "mul" in item.name)
+    assert (fused.calls, fused.floor_ms) == (1, None)
+    rate = found.report.ceilings["cpu"].product_rate("fp32")
+    assert by_name["aten::mm"].floor_ms == pytest.approx(12 * 8 * 3 / rate * 1e3)
+    assert by_name["CompiledFxGraph"].calls == 1
+    assert sum(item.share for item in profile.nodes) == pytest.approx(1)
+    events = json.loads((tmp_path / "frames.pytorch-compiled-fp32.trace.json").read_text())["traceEvents"]
+    assert fused.name in {event.get("name") for event in events}
+    page = (tmp_path / "operators.md").read_text()
+    assert f"## frames, {name}: costliest operators" in page
+    assert "not traced" not in page
+
+
+def test_half_precision_is_traced_as_it_runs(report, bundle, tmp_path, small_products):
+    row = only(report, "pytorch", name="PyTorch eager bf16", precision="bf16")
+    found = try_add_roof(row, bundle, toy_source(), folder=tmp_path)
+    assert "aten::_to_copy" in {item.name for item in found.profiles["frames/PyTorch eager bf16"].nodes}
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino not installed")
+def test_openvino_counts_its_nodes_and_has_no_trace(report, bundle, tmp_path, small_products):
+    changes = {"name": "OpenVINO CPU fp32", "backend": "openvino", "file": "frames.onnx"}
+    sizes = {"batch": 64, "steps": 40}
+    scopes = tuple(dataclasses.replace(scope, sizes=sizes) for scope in report.scopes[:1])
+    one = dataclasses.replace(only(report, "onnxruntime-cpu", **changes), scopes=scopes)
+    found = try_add_roof(one, bundle, None, folder=tmp_path)
+    profile = found.profiles["frames/OpenVINO CPU fp32"]
+    assert profile.trace == ""
+    assert {item.floor_ms for item in profile.nodes} == {None}
+    assert profile.nodes[0].ms > 0
+    assert sum(item.share for item in profile.nodes) == pytest.approx(1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "frames.openvino-cpu-fp32.operators.json",
+        "operators.md",
+    ]
+
+
+def test_rows_that_are_not_traced_say_why(report, bundle, tmp_path, small_products, monkeypatch):
+    from torch._inductor import cpp_builder
+
+    def none():
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    (compiled,) = only(report, "pytorch", name="PyTorch compiled fp32").rows
+    on_gpu = {"name": "CUDA", "backend": "onnxruntime-cuda", "device": "cuda:0", "file": "frames.onnx"}
+    rows = (
+        compiled,
+        dataclasses.replace(compiled, name="TensorRT fp32", backend="tensorrt"),
+        dataclasses.replace(compiled, **on_gpu),
+        dataclasses.replace(compiled, scope="frames on the device"),
+        dataclasses.replace(compiled, name="OpenVINO CPU fp32", backend="openvino", state="not run"),
+    )
+    on_device = dataclasses.replace(report.scopes[0], name="frames on the device", kind="graph on the device")
+    whole = dataclasses.replace(report, rows=rows, scopes=(*report.scopes, on_device))
+    found = try_add_roof(whole, bundle, toy_source(), folder=tmp_path)
+    assert found.profiles == {}
+    said = (tmp_path / "operators.md").read_text().partition("## Rows that were not traced\n\n")[2]
+    lines = dict(line.removeprefix("- ").split(": ", 1) for line in said.splitlines())
+    assert "Install g++" in lines["frames/PyTorch compiled fp32"]
+    assert "not traced here" in lines["frames/TensorRT fp32"]
+    assert "cannot run" in lines["frames/CUDA"]
+    assert "rows of single graphs" in lines["frames on the device/PyTorch compiled fp32"]
+    assert len(lines) == 4
 
 
 def test_without_a_folder_nothing_is_kept_and_rows_still_say_where_to_look(report, bundle, small_products):
