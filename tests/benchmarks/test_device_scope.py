@@ -18,7 +18,7 @@ from taemi_runtime.draw import draw_inputs
 from taemi_runtime.errors import EngineError
 from taemi_runtime.spec import Symbol
 from tests.benchmarks.toys import FRAMES, SQUARES, frames_onnx, squares_onnx, weight
-from tests.runtime.engine_places import places
+from tests.runtime.engine_places import installed, place_params
 
 QUICK = Schedule(rounds=3, seconds=0, warmup_calls=1, warmup_seconds=0, settle_seconds=0.001, block_calls=2)
 GRAPHS = {
@@ -27,27 +27,10 @@ GRAPHS = {
 }
 
 
-def marks(place):
-    return [pytest.mark.gpu] if place.device != "cpu" and "simulated" not in place.name else []
-
-
-@pytest.fixture(
-    params=[
-        pytest.param(place, marks=marks(place), id=place.name)
-        for place in places()
-        if place.name != "onnxruntime-cpu"
-    ]
-)
+@pytest.fixture(params=place_params(without={"onnxruntime-cpu"}))
 def place(request):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        request.param.install(monkeypatch)
-        if request.param.gpu is not None:
-            request.param.gpu.rubbish = 0xFF
-        yield request.param
-        if request.param.gpu is not None:
-            assert request.param.gpu.is_clean
-            assert not request.param.gpu.races
-    request.param.uninstall()
+    with installed(request.param) as made:
+        yield made
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -174,4 +176,35 @@ def places() -> list[Place]:
     return found
 
 
-__all__ = ["Place", "SimulatedPlan", "places", "ranges_of", "widest"]
+def place_params(*, without: Collection[str] = ()) -> list:
+    """Return a fixture's parameters, one for each place; those on a real GPU are marked so.
+
+    Args:
+        without: Names of places to leave out.
+    """
+    found = []
+    for place in places():
+        real_gpu = place.device != "cpu" and not isinstance(place, SimulatedPlan)
+        if place.name not in without:
+            found.append(pytest.param(place, marks=[pytest.mark.gpu] * real_gpu, id=place.name))
+    return found
+
+
+@contextmanager
+def installed(place: Place) -> Iterator[Place]:
+    """Make the machine look as a place needs it; a simulated GPU has NaN in fresh memory.
+
+    At the end nothing is left on such a GPU, and none of its work met other work unordered.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        place.install(monkeypatch)
+        if place.gpu is not None:
+            place.gpu.rubbish = 0xFF
+        yield place
+        if place.gpu is not None:
+            assert place.gpu.is_clean
+            assert not place.gpu.races
+    place.uninstall()
+
+
+__all__ = ["Place", "SimulatedPlan", "installed", "place_params", "places", "ranges_of", "widest"]

@@ -16,7 +16,7 @@ from taemi_runtime.backends import backend, open_engine, registered
 from taemi_runtime.draw import draw_inputs
 from taemi_runtime.errors import DeviceError, EngineError, InputError, TaemiError
 from taemi_runtime.spec import GraphSpec, InputSpec, OutputSpec, Symbol
-from tests.runtime.engine_places import places
+from tests.runtime.engine_places import installed, place_params, places
 from tests.runtime.tiny_bundle import BIAS, MISSING, WEIGHTS, fusion_model, fusion_spec, model, vision_spec
 
 BACKENDS = [name for name in registered() if {".onnx", ".plan"} & set(backend(name).suffixes)]
@@ -26,20 +26,10 @@ SPEC = fusion_spec()
 SIZES = {"batch": 3, "audio_len": 7, "vision_len": 5}
 
 
-def marks(place):
-    return [pytest.mark.gpu] if place.device != "cpu" and "simulated" not in place.name else []
-
-
-@pytest.fixture(
-    scope="class", params=[pytest.param(place, marks=marks(place), id=place.name) for place in places()]
-)
+@pytest.fixture(scope="class", params=place_params())
 def place(request):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        request.param.install(monkeypatch)
-        yield request.param
-        if request.param.gpu is not None:
-            assert request.param.gpu.is_clean
-    request.param.uninstall()
+    with installed(request.param) as made:
+        yield made
 
 
 @pytest.mark.parametrize("name", BACKENDS)

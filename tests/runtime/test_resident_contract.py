@@ -12,7 +12,7 @@ from taemi_runtime.draw import draw_inputs
 from taemi_runtime.engine import say_by_host
 from taemi_runtime.errors import EngineError, InputError
 from taemi_runtime.resident import DeviceRows, Piece
-from tests.runtime.engine_places import places
+from tests.runtime.engine_places import installed, place_params
 from tests.runtime.plan_bundles import with_halves
 from tests.runtime.tiny_bundle import fusion_model, fusion_spec, vision_model, vision_spec
 
@@ -20,26 +20,10 @@ SPEC, FUSION = vision_spec(), fusion_spec()
 SIZES = {"batch": 1, "audio_len": 9, "vision_len": 6}
 
 
-def marks(place):
-    return [pytest.mark.gpu] if place.device != "cpu" and "simulated" not in place.name else []
-
-
-WITH_DEVICE = [place for place in places() if place.name != "onnxruntime-cpu"]
-
-
-@pytest.fixture(
-    scope="class", params=[pytest.param(place, marks=marks(place), id=place.name) for place in WITH_DEVICE]
-)
+@pytest.fixture(scope="class", params=place_params(without={"onnxruntime-cpu"}))
 def place(request):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        request.param.install(monkeypatch)
-        if request.param.gpu is not None:
-            request.param.gpu.rubbish = 0xFF
-        yield request.param
-        if request.param.gpu is not None:
-            assert request.param.gpu.is_clean
-            assert not request.param.gpu.races
-    request.param.uninstall()
+    with installed(request.param) as made:
+        yield made
 
 
 @pytest.fixture(scope="class")
