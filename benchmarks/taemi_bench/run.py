@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from taemi_bench.further import Found, Further, FurtherRun, check_further
 from taemi_bench.graph_rows import graph_ways
 from taemi_bench.machine import Machine, read_machine
-from taemi_bench.measured import Judge, Tick, measure_rows, meter
+from taemi_bench.measured import Judge, Tick
 from taemi_bench.memory import MemoryMeter, engine_bytes, job_for
 from taemi_bench.openvino_row import OPENVINO
 from taemi_bench.parity import measure_parity
@@ -22,6 +22,7 @@ from taemi_bench.row_report import Memory, RowReport
 from taemi_bench.rows import PYTORCH, Row, RowChoice, Way, open_rows
 from taemi_bench.schedule import Schedule, Stop
 from taemi_bench.scope_report import GRAPH_INCLUDES, ScopeReport
+from taemi_bench.scopes import Scope, measure_scope
 from taemi_bench.selection import choose_devices, choose_graphs, choose_sizes, graph_source
 from taemi_bench.setting import SEED, Setting
 from taemi_runtime.bundle import Bundle
@@ -165,22 +166,16 @@ def _measure_graph(
     inputs = draw_inputs(spec, sizes, seed=SEED, ragged=False, poison=False)
     ways = graph_ways(bundle, name, inputs, source, source_note, threads=given.threads, devices=given.devices)
     with contextlib.nullcontext() if source is None else torch_settings(given.threads):
-        stopped: Stop | None = None
+        interrupted = False
         try:
             rows = open_rows(ways, given.choice, _labelled(given, f"{name}: opening"))
         except KeyboardInterrupt:
-            stopped = INTERRUPTED
+            interrupted = True
             rows = [replace(way.row, why=way.row.why or "interrupted before it was measured") for way in ways]
         judge = None if source is None else _judge(spec, sizes, inputs, source)
-        measured = measure_rows(
-            rows,
-            schedule,
-            judge=judge,
-            progress=meter(name, schedule, given.progress),
-            gpus_before=given.machine.gpus,
-        )
-    found, stopped = list(measured.rows), stopped or measured.stopped
-    if stopped != INTERRUPTED:
+        scope = Scope(name, "graph", GRAPH_INCLUDES, spec.sizes(sizes), SEED, digest(inputs), rows, judge)
+        report, found = measure_scope(scope, schedule, given.progress, gpus_before=given.machine.gpus)
+    if not (interrupted or report.stopped == INTERRUPTED):
         tick = _labelled(given, f"{name}: memory of")
         try:
             for place, row in enumerate(found):
@@ -188,20 +183,8 @@ def _measure_graph(
                     tick(row.name, place, len(found))
                 found[place] = replace(row, memory=_memory(given, row))
         except KeyboardInterrupt:
-            stopped = INTERRUPTED
-    shared = ScopeReport(
-        name=name,
-        kind="graph",
-        includes=GRAPH_INCLUDES,
-        sizes=spec.sizes(sizes),
-        seed=SEED,
-        inputs_sha256=digest(inputs),
-        rounds=measured.rounds,
-        seconds=measured.seconds,
-        stopped=stopped,
-        noise=measured.noise,
-    )
-    return shared, found
+            interrupted = True
+    return replace(report, stopped=INTERRUPTED) if interrupted else report, found
 
 
 def _measure_further(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from taemi_bench.measured import Judge, Tick, measure_rows, meter
+from taemi_bench.nvidia_smi import Gpu
 from taemi_bench.parity import RowParity, measure_parity
 from taemi_bench.row_report import RowReport
 from taemi_bench.rows import Row
@@ -44,7 +45,7 @@ class Scope:
 
 
 def measure_scope(
-    scope: Scope, schedule: Schedule, progress: Tick | None = None
+    scope: Scope, schedule: Schedule, progress: Tick | None = None, *, gpus_before: Sequence[Gpu] = ()
 ) -> tuple[ScopeReport, list[RowReport]]:
     """Time the rows of a scope against each other, and compare what they compute.
 
@@ -52,9 +53,14 @@ def measure_scope(
         scope: The scope.
         schedule: How long it is measured.
         progress: Called with (scope, rounds done, rounds expected).
+        gpus_before: What the GPUs did before anything of this run was on them.
     """
     measured = measure_rows(
-        scope.rows, schedule, judge=scope.judge, progress=meter(scope.name, schedule, progress)
+        scope.rows,
+        schedule,
+        judge=scope.judge,
+        progress=meter(scope.name, schedule, progress),
+        gpus_before=gpus_before,
     )
     report = ScopeReport(
         name=scope.name,
