@@ -19,6 +19,7 @@ from taemi_bench.profiles import COLUMNS, Profile, cells, title, write_profiles
 from taemi_bench.profiling import profile_report
 from taemi_bench.report import Report
 from taemi_bench.roofline import Ceilings
+from taemi_bench.tables import PIPE_WIDTH
 from taemi_bench.timer import describe_failure
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.console import Tick
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 MOST_GAPS = 10
 SHOWN_GAPS = 3
-_PIPE_WIDTH = 200
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def print_roof(report: Report, profiles: Mapping[str, Profile], *, operators: bo
         operators: Whether every profile's table is printed.
     """
     # A pipe has no width: cut columns are useless there.
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
     for profile in profiles.values() if operators else ():
         table = Table(title=escape(title(profile)), title_justify="left")
         for place, column in enumerate(COLUMNS):
