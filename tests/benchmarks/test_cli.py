@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from taemi_bench.cli import parse_sizes
+from taemi_bench.commands.options import parse_sizes
 from taemi_runtime.errors import UsageError
 from taemi_runtime.manifest import Source, file_sha256
 from tests.benchmarks.toys import make_bundle, weight
