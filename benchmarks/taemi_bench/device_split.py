@@ -14,6 +14,10 @@ from taemi_runtime.stopwatch import SplitMs
 
 ENQUEUE_SHARE = 0.8
 VARIATION = 0.025
+BY_CLOCK = (
+    "copies and computing are told apart by the host's clock, as the library waits within each: queueing is "
+    "part of computing"
+)
 
 
 def summarise_splits(splits: Sequence[SplitMs], streams: int = 1) -> DeviceSplit | None:
@@ -23,20 +27,23 @@ def summarise_splits(splits: Sequence[SplitMs], streams: int = 1) -> DeviceSplit
         splits: One entry a call.
         streams: How many streams were under way at a time.
     """
-    enqueue = Latency.from_values([split.enqueue for split in splits])
+    enqueue = Latency.from_values([split.enqueue for split in splits if split.enqueue is not None])
     up = Latency.from_values([split.host_to_device for split in splits])
     compute = Latency.from_values([split.compute for split in splits])
     down = Latency.from_values([split.device_to_host for split in splits])
-    if enqueue is None or up is None or compute is None or down is None:
+    if up is None or compute is None or down is None:
         return None
     return DeviceSplit(enqueue, up, compute, down, tuple(_warnings(enqueue, up, compute, down, streams)))
 
 
-def _warnings(enqueue: Latency, up: Latency, compute: Latency, down: Latency, streams: int) -> list[str]:
-    medians = [statistics.median(part.values) for part in (enqueue, up, compute, down)]
-    queued, sent, computed, fetched = medians
+def _warnings(
+    enqueue: Latency | None, up: Latency, compute: Latency, down: Latency, streams: int
+) -> list[str]:
+    sent, computed, fetched = (statistics.median(part.values) for part in (up, compute, down))
     found = []
-    if queued > ENQUEUE_SHARE * computed:
+    if enqueue is None:
+        found.append(BY_CLOCK)
+    elif (queued := statistics.median(enqueue.values)) > ENQUEUE_SHARE * computed:
         found.append(
             f"queueing takes {queued:.3f} ms, computing {computed:.3f} ms: the host may set the pace, "
             "and a CUDA graph may help"

@@ -66,7 +66,8 @@ def _row(row: RowReport, scope: ScopeReport | None) -> dict[str, Any]:
             "memory_note": memory.note,
         }
     if row.split is not None:
-        found |= {f"{part.removesuffix('_ms')}_p50_ms": getattr(row.split, part).p50 for part in _PARTS}
+        parts = {part: getattr(row.split, part) for part in _PARTS}
+        found |= {f"{part.removesuffix('_ms')}_p50_ms": took and took.p50 for part, took in parts.items()}
         found["split_warnings"] = "; ".join(row.split.warnings)
     if (floor := row.floor) is not None:
         found |= {"floor_ms": floor.floor_ms, "floor_share": floor.share, "floor_note": floor.note}

@@ -160,8 +160,10 @@ def _stages(report: Report) -> list[str]:
         staged = [(row.name, row.stages_ms, call) for row, call in timed if row.stages_ms]
         parts += _figure(draw_stages(staged), f"stages of {scope.name}", f"{scope.name}: {scope.includes}.")
         split = [(row.name, _medians(row), call) for row, call in timed if row.split is not None]
-        title = f"{scope.name}: copies and computation on the GPU, by CUDA events"
-        parts += _figure(draw_stages(split), title, f"{title}.")
+        title = f"{scope.name}: copies and computation on the GPU"
+        clocked = [row.name for row in rows if row.split is not None and row.split.enqueue_ms is None]
+        other = f"; {', '.join(clocked)} by the host's clock" if clocked else ""
+        parts += _figure(draw_stages(split), title, f"{title}, by CUDA events{other}.")
     return parts
 
 

@@ -15,14 +15,15 @@ class DeviceSplit:
     """Where a call on a GPU spends its time, as trtexec splits it; all by CUDA events but the first.
 
     Args:
-        enqueue_ms: Host time until the work is queued.
+        enqueue_ms: Host time until the work is queued; ``None`` where the library waits within each part.
+            Queueing is then part of ``compute_ms``, and all parts are by the host's clock.
         host_to_device_ms: Copies to the device.
         compute_ms: The graph itself.
         device_to_host_ms: Copies back.
         warnings: What makes these figures doubtful, e.g. a call bound by its enqueueing.
     """
 
-    enqueue_ms: Latency
+    enqueue_ms: Latency | None
     host_to_device_ms: Latency
     compute_ms: Latency
     device_to_host_ms: Latency

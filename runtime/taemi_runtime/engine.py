@@ -76,8 +76,8 @@ class EngineOptions:
         gpu_memory_bytes: How much device memory ONNX Runtime's arena may take; 0 is as much as there is.
         trace: What the name of a file begins with into which ONNX Runtime writes, as the engine is closed,
             how long each operator of each call took; none is taken when empty.
-        split_times: Whether calls of a TensorRT plan note how long copies and computing took apart; it costs
-            two more events in every call.
+        split_times: Whether calls on a GPU note how long copies and computing took apart; it costs a TensorRT
+            plan two more events in every call.
 
     Raises:
         UsageError: ``contexts`` is below 1, or ``gpu_memory_bytes`` below 0.
@@ -243,9 +243,12 @@ class Engine(Closing):
                 inputs = {**inputs, name: given.numpy()}
         return inputs, device_inputs(inputs)
 
-    def _note_device_ms(self, ms: float, split: SplitMs | None = None) -> None:
-        """Note how long this thread's call took by the device's own events, and where."""
+    def _note_device_ms(self, ms: float) -> None:
+        """Note how long this thread's call took by the device's own events."""
         self._mine.device_ms = ms
+
+    def _note_split(self, split: SplitMs | None) -> None:
+        """Note where this thread's call spent its time."""
         self._mine.split = split
 
     def stop(self, threads: Collection[int]) -> None:

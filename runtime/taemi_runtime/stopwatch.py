@@ -21,13 +21,14 @@ class SplitMs:
     """Where one call on a device spent its time, in milliseconds; by the device's events but the first.
 
     Args:
-        enqueue: Time of the host until everything was queued.
+        enqueue: Time of the host until everything was queued; ``None`` where the library waits within each
+            part. Queueing is then part of ``compute``, and all parts are by the host's clock.
         host_to_device: Copies to the device.
         compute: The graph itself.
         device_to_host: Copies back.
     """
 
-    enqueue: float
+    enqueue: float | None
     host_to_device: float
     compute: float
     device_to_host: float

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import csv
+
 import pytest
 
 from taemi_bench import selection
-from taemi_bench.device_split import summarise_splits
+from taemi_bench.device_split import BY_CLOCK, summarise_splits
+from taemi_bench.flat_csv import write_csv
+from taemi_bench.report import read_report, write_report
 from taemi_bench.rows import RowChoice
 from taemi_bench.run import run_bundle
+from taemi_bench.tables import notes, sheets
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.host import CudaDriver
 from taemi_runtime.manifest import MANIFEST_NAME, Manifest, describe_file, format_manifest
 from taemi_runtime.plan_sidecar import sidecar_name
 from taemi_runtime.stopwatch import SplitMs
 from tests.benchmarks.test_rows import QUICK
-from tests.benchmarks.toys import SQUARES, squares_onnx, toy_source
+from tests.benchmarks.toys import SQUARES, make_bundle, squares_onnx, toy_source
 from tests.runtime.fake_gpu import FakeGpu
 from tests.runtime.fake_machine import install_gpu, install_tensorrt
+from tests.runtime.fake_provider import install_provider
 from tests.runtime.fake_tensorrt import FakeTensorRT, write_plan
 
 STEP_MS = 0.25
@@ -90,6 +96,33 @@ def test_plans_are_measured_with_and_without_graphs_and_say_where_time_goes(plan
         # Not the cold call, nor those that warm up.
         assert split.compute_ms.count >= row.latency_ms.count
     assert any("copies to the device" in warning for warning in plain.split.warnings)
+
+
+def test_onnx_runtime_s_rows_say_that_the_host_s_clock_split_them(tmp_path, monkeypatch):
+    install_provider(monkeypatch, FakeGpu())
+    monkeypatch.setattr(selection, "cuda_driver", lambda: CudaDriver("13.0", ("Simulated GPU",)))
+    bundle = make_bundle(tmp_path / "toy.taemi", graphs=("squares",))
+    choice = RowChoice(rows=("ONNX Runtime CUDA",))
+    found = run_bundle(bundle, toy_source(), schedule=QUICK, device="cuda", threads=1, choice=choice)
+    row = next(row for row in found.rows if row.state == "ran")
+    assert (row.name, row.backend) == ("ONNX Runtime CUDA fp32", "onnxruntime-cuda")
+    split = row.split
+    assert split.enqueue_ms is None
+    parts = (split.host_to_device_ms, split.compute_ms, split.device_to_host_ms)
+    assert all(min(part.values) > 0 for part in parts)
+    assert split.compute_ms.count >= row.latency_ms.count
+    assert sum(part.typical for part in parts) < 2 * row.latency_ms.typical
+    assert BY_CLOCK in split.warnings
+    assert f"squares, {row.name}: {BY_CLOCK}" in list(notes(found))
+    (table,) = (sheet for sheet in sheets(found) if sheet.title.startswith("Where a call on the GPU"))
+    assert table.rows[0][:3] == ("squares", row.name, "-")
+    for path, write in ((tmp_path / "report.json", write_report), (tmp_path / "report.csv", write_csv)):
+        write(path, found)
+    assert read_report(tmp_path / "report.json") == found
+    with (tmp_path / "report.csv").open(newline="") as stream:
+        line = next(line for line in csv.DictReader(stream) if line["state"] == "ran")
+    assert line["enqueue_p50_ms"] == ""
+    assert float(line["compute_p50_ms"]) == split.compute_ms.p50
 
 
 def test_rows_of_pytorch_say_that_it_has_no_gpu(planned):

@@ -202,7 +202,7 @@ def test_the_page_stands_alone_and_every_picture_is_one(page):
         "squares: speed against error",
         "file by max_fps: speed against correlation with labels",
         "share of the floor",
-        "squares: copies and computation on the GPU, by CUDA events",
+        "squares: copies and computation on the GPU",
         "stages of file",
     ]
     for _, data in pictures:
@@ -221,6 +221,17 @@ def test_the_page_names_the_machine_and_what_did_not_run(page):
         "ceilings of cuda:0, measured in this run: 3e+05 G multiply-adds/s in fp16, 1.5e+03 GB/s.",
     ):
         assert said in page
+
+
+def test_the_page_says_which_clock_split_a_call(full, page, tmp_path):
+    assert "copies and computation on the GPU, by CUDA events." in page
+    rows = tuple(
+        item if item.split is None else replace(item, split=replace(item.split, enqueue_ms=None))
+        for item in full.rows
+    )
+    write_page(tmp_path / "clocked.html", replace(full, rows=rows))
+    said = f"by CUDA events; {ENGINE}, CUDA by the host&#x27;s clock."
+    assert said in (tmp_path / "clocked.html").read_text()
 
 
 def test_a_row_whose_numbers_are_wrong_is_never_the_fastest(page):

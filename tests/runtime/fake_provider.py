@@ -75,7 +75,13 @@ def bind_on_cpu(path, spec, options, **facts):
     engine = _open_on_cpu(path, spec, replace(options, device="cpu"), **facts)
     session, engine._session = engine._session, None
     return BoundEngine(
-        import_onnxruntime("cpu"), session, spec, engine.info, open_session=open_bytes, device="cpu"
+        import_onnxruntime("cpu"),
+        session,
+        spec,
+        engine.info,
+        open_session=open_bytes,
+        device="cpu",
+        split_times=options.split_times,
     )
 
 
@@ -98,6 +104,7 @@ def bind_on(gpu: FakeGpu):
             info,
             open_session=lambda graph: _Session(open_bytes(graph), gpu),
             device="cpu",
+            split_times=options.split_times,
         )
         engine._pool = _Pool(ort, "cuda:0", ("cpu", 0))
         engine._pool.gpu = gpu

@@ -9,6 +9,10 @@ Features may come from the device and stay there: they are bound where they lie,
 call to call, so that such calls are not captured. Every call waits for its own work. An input must lie in one
 piece there, and an output is written in one: what clips share is put together and taken apart by copies
 within the device.
+
+Copies between host and device go over the default stream and wait for themselves (``cudaMemcpy`` in ONNX
+Runtime's cuda_provider_factory.cc); the graph runs on a stream of the session's own, where nobody else can
+record events, and its run waits for it. Where a call spends its time is therefore told by the host's clock.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +39,7 @@ from taemi_runtime.plan_sidecar import Shape
 from taemi_runtime.ranges import span
 from taemi_runtime.resident import DeviceRows, Inputs, Keep, all_in_use, device_inputs, host_inputs
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
+from taemi_runtime.stopwatch import SplitMs
 
 # Shapes that keep their arrays; captured graphs are never freed by ONNX Runtime, so that later shapes
 # than the first few run without.
@@ -124,6 +130,7 @@ class BoundEngine(OnnxRuntimeEngine):
         device: ``cuda`` or ``cpu``, where the session runs.
         index: The device's number.
         graphs: Whether the session captures CUDA graphs.
+        split_times: Whether calls note how long copies and computing took apart.
     """
 
     def __init__(
@@ -137,11 +144,13 @@ class BoundEngine(OnnxRuntimeEngine):
         device: str,
         index: int = 0,
         graphs: bool = False,
+        split_times: bool = False,
     ) -> None:
         super().__init__(session, spec, info)
         self._ort = ort
         self._device = (device, index)
         self._graphs = graphs
+        self._split_times = split_times
         self._captured = 0
         self._slots: OrderedDict[Key, _Slot] = OrderedDict()
         self._lock = threading.Lock()
@@ -194,9 +203,11 @@ class BoundEngine(OnnxRuntimeEngine):
         lent: contextlib.ExitStack,
     ) -> dict[str, Array]:
         slot = self._slot_of(feeds, {name: shape for name, (_, shape) in there.items()}, keep)
+        start = time.perf_counter()
         with span("upload"):
             for name, array in feeds.items():
                 slot.inputs[name].update_inplace(array)
+        up = time.perf_counter()
         for name, (address, shape) in there.items():
             slot.binding.bind_input(name, *self._device, np.dtype(self._feeds[name]), shape, address)
         apart: list[tuple[int, int, int]] = []
@@ -220,13 +231,18 @@ class BoundEngine(OnnxRuntimeEngine):
             slot.binding.synchronize_outputs()
         for source, target, nbytes in apart:
             self._copies.copy(source, target, nbytes)
-        # On the CPU these are views of the bound arrays: the caller gets copies.
+        done = time.perf_counter()
+        fetched = [item for item in self.spec.outputs if item.name not in keep]
         with span("download"):
-            return {
-                item.name: slot.outputs[item.name].numpy().astype(item.dtype, copy=True)
-                for item in self.spec.outputs
-                if item.name not in keep
-            }
+            arrays = [slot.outputs[item.name].numpy() for item in fetched]
+        if self._split_times:
+            end = time.perf_counter()
+            self._note_split(SplitMs(None, (up - start) * 1e3, (done - up) * 1e3, (end - done) * 1e3))
+        # On the CPU these are views of the bound arrays: the caller gets copies.
+        return {
+            item.name: array.astype(item.dtype, copy=True)
+            for item, array in zip(fetched, arrays, strict=True)
+        }
 
     def _whole_input(self, rows: DeviceRows, memory: Mapping[int, Any], lent: contextlib.ExitStack) -> int:
         """Return where an input lies in one piece: where it is, or where its parts are copied to."""

@@ -86,6 +86,7 @@ class OnnxRuntimeCuda(Backend):
             device="cuda",
             index=index,
             graphs=graphs,
+            split_times=options.split_times,
         )
 
 

@@ -141,7 +141,8 @@ class TensorRTEngine(Engine):
         call, sizes = self._route(tuple(inputs[item.name].shape for item in self.spec.inputs))
         with self._lane() as lane:
             found = lane.run(call, inputs, keep)
-            self._note_device_ms(lane.device_ms, lane.split)
+            self._note_device_ms(lane.device_ms)
+            self._note_split(lane.split)
             if lane.why_no_graph:
                 self._give_up_graphs(lane.why_no_graph)
             outputs = {}
