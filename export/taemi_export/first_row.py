@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taemi_export.graph_edits import ints_of
 from taemi_export.values import constant_arrays
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _transpose(
 ) -> _Narrowed | None:
     del arrays
     rank = len(shapes[node.output[0]])
-    order = next((list(item.ints) for item in node.attribute if item.name == "perm"), None)
+    order = ints_of(node, "perm")
     return _Narrowed([(order or list(range(rank))[::-1])[axis]])
 
 

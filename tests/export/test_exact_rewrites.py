@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-from taemi_export.exact_rewrites import guard_results, rewrite_exactly
+from taemi_export.attention_keys import transpose_keys_once
+from taemi_export.attention_masks import drop_idle_masks, guard_results
+from taemi_export.exact_rewrites import rewrite_exactly
 from taemi_export.first_row import narrow_to_first_row
 from taemi_runtime.spec import Array
 
@@ -28,7 +32,7 @@ layer (float[batch, tokens, 8] x, bool[batch, tokens] valid) => ({outputs})
   q = Transpose<perm = [0, 2, 1, 3]>(q1)
   k0 = MatMul(x, wk)
   k1 = Reshape(k0, heads)
-  k = Transpose<perm = [0, 2, 3, 1]>(k1)
+  {keys}
   v0 = MatMul(x, wv)
   v1 = Reshape(v0, heads)
   v = Transpose<perm = [0, 2, 1, 3]>(v1)
@@ -49,6 +53,24 @@ layer (float[batch, tokens, 8] x, bool[batch, tokens] valid) => ({outputs})
   {end}
 }}
 """
+KEYS = "k = Transpose<perm = [0, 2, 3, 1]>(k1)"
+# The way of PyTorch's exporter, through three dimensions.
+LONG_KEYS = """
+  k2 = Transpose<perm = [0, 2, 1, 3]>(k1)
+  size = Shape<start = 0>(k2)
+  from_last = Constant<value_ints = [-1]>()
+  from_length = Constant<value_ints = [-2]>()
+  to_end = Constant<value_ints = [9223372036854775807]>()
+  none = Constant<value_ints = [0]>()
+  width = Slice(size, from_last, to_end)
+  length = Slice(size, from_length, from_last)
+  before = Slice(size, none, from_length)
+  flat = Concat<axis = 0>({joined})
+  k3 = Reshape(k2, flat)
+  k4 = Transpose<perm = [0, 2, 1]>(k3)
+  full = Concat<axis = 0>({parted})
+  k = Reshape(k4, full)
+"""
 PADDED = "offset = Where(mask0, zero, below)"
 IDLE = "shape = Shape(mask0)\n  ones = Expand(all, shape)\n  offset = Where(ones, zero, below)"
 VECTOR = "float[batch, 8] vector"
@@ -57,8 +79,8 @@ READ = "vector = Gather<axis = 1>(result, first)"
 MEAN = "at1 = Constant<value_ints = [1]>()\n  vector = ReduceMean<keepdims = 0>(result, at1)"
 
 
-def layer(mask: str = PADDED, outputs: str = VECTOR, end: str = READ) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(LAYER.format(mask=mask, outputs=outputs, end=end))
+def layer(mask: str = PADDED, outputs: str = VECTOR, end: str = READ, keys: str = KEYS) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(LAYER.format(mask=mask, outputs=outputs, end=end, keys=keys))
     rng = np.random.default_rng(5)
     weights = {"below": np.float32(-np.inf)}
     for value in model.graph.value_info:
@@ -146,6 +168,62 @@ def test_a_wholly_masked_row_gives_zeros_before_and_after():
     product = next(node for node in model.graph.node if guard.input[0] in node.output)
     assert product.op_type == "MatMul"
     np.testing.assert_array_equal(run(model, x, valid)[0], before[0])
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (2, 9)])
+def test_a_mask_that_hides_nothing_goes_with_its_guard(batch: int, tokens: int):
+    model = layer(mask=IDLE)
+    before, had = run(model, *call(batch, tokens)), operators(model)
+    drop_idle_masks(model)
+    np.testing.assert_array_equal(run(model, *call(batch, tokens))[0], before[0])
+    gone = Counter({"Add": 1, "IsNaN": 1, "Where": 2, "Expand": 1, "Shape": 1, "Unsqueeze": 1})
+    assert had - operators(model) == gone
+    assert "below" not in {tensor.name for tensor in model.graph.initializer}
+
+
+SOME = """
+  some = Constant<value = bool[1, 1, 1, 1] {0}>()
+  shape = Shape(mask0)
+  ones = Expand(some, shape)
+  offset = Where(ones, zero, below)
+"""
+SWAPPED = IDLE.replace("zero, below", "below, zero")
+NO_MASK = "offset = Cast<to = 1>(mask0)"
+
+
+@pytest.mark.parametrize("mask", [PADDED, SOME, SWAPPED, NO_MASK])
+def test_a_mask_that_may_hide_something_stays(mask: str):
+    model = layer(mask=mask)
+    before = model.SerializeToString()
+    drop_idle_masks(model)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(1, 1), (3, 7)])
+def test_keys_are_transposed_once(batch: int, tokens: int):
+    long = LONG_KEYS.format(joined="from_last, length, width", parted="before, width, length")
+    model = layer(keys=long)
+    before = run(model, *call(batch, tokens))
+    transpose_keys_once(model)
+    np.testing.assert_array_equal(run(model, *call(batch, tokens))[0], before[0])
+    assert operators(model) == operators(layer())
+    assert multiplications(model, 3, 7) == multiplications(layer(), 3, 7)
+
+
+def test_only_a_swap_of_the_last_two_dimensions_is_one():
+    for joined, parted in (
+        # [rest, width, length] of memory that lies as [length, width] is no transposition.
+        ("from_last, width, length", "before, length, width"),
+        ("from_last, length, width", "before, length, width"),
+    ):
+        model = layer(keys=LONG_KEYS.format(joined=joined, parted=parted))
+        before = model.SerializeToString()
+        transpose_keys_once(model)
+        assert model.SerializeToString() == before
 
 
 def test_all_of_them_together():
