@@ -5,7 +5,9 @@
 Every round takes the same clips in every way, in turn, so that what disturbs the machine disturbs all of
 them; ratios are medians over the rounds. PyTorch decodes a clip, then encodes it, then fuses it, as its user
 would write it down; its modes are float32 as the modules are, float32 compiled, bfloat16 by autocast, and
-int8 weights by dynamic quantisation of the linear layers. The bundle's ways are the command's own.
+int8 weights by dynamic quantisation of the linear layers. The bundle's ways are the command's own. How many
+frames PyTorch encodes in a call moves its speed, in int8 most: by default as many as the bundle's ways, with
+``--torch-frames`` others, and with 0 all frames of a clip.
 """
 
 from __future__ import annotations
@@ -108,7 +110,14 @@ MODES: dict[str, Callable[[ExportGraph], Call]] = {
 
 
 def measure(
-    folder: str, engine: Path, checkpoint: Path, *, said: str, clips: int, rounds: int
+    folder: str,
+    engine: Path,
+    checkpoint: Path,
+    *,
+    said: str,
+    clips: int,
+    rounds: int,
+    torch_frames: int | None,
 ) -> dict[str, Any]:
     """Score clips in every way.
 
@@ -119,13 +128,14 @@ def measure(
         said: What is said in each clip.
         clips: How many are taken at most.
         rounds: How often.
+        torch_frames: Frames a call of PyTorch; 0 for all of a clip, ``None`` for as many as the bundle's ways.
 
     Returns:
         Milliseconds of each round by way, ratios to eager PyTorch and to PyTorch's best mode, and how far the
         scores of each way are from eager PyTorch's.
     """
     paths = find_clips(folder, clips)
-    ways, whys = _ways(engine, checkpoint, said)
+    ways, whys = _ways(engine, checkpoint, said, torch_frames)
     expected = {path: _scores(ways[EAGER](path)) for path in paths}
     apart = {
         name: max(float(np.abs(_scores(way(path)) - expected[path]).max()) for path in paths)
@@ -148,6 +158,7 @@ def measure(
         "noise": asdict(noise),
         "engine": str(engine.name),
         "clips": len(paths),
+        "frames_a_call_of_pytorch": "as the bundle's ways" if torch_frames is None else torch_frames or "all",
         "milliseconds": spent,
         "not_run": whys,
         "best_of_pytorch": best,
@@ -162,12 +173,16 @@ def measure(
     }
 
 
-def _ways(engine: Path, checkpoint: Path, said: str) -> tuple[dict[str, Way], dict[str, str]]:
+def _ways(
+    engine: Path, checkpoint: Path, said: str, torch_frames: int | None
+) -> tuple[dict[str, Way], dict[str, str]]:
     ways: dict[str, Way] = {}
     whys: dict[str, str] = {}
     for mode, make in MODES.items():
         try:
             scorer = _scorer(_torch_model(checkpoint, mode, make))
+            if torch_frames is not None:
+                scorer.encoder.frames_a_call = torch_frames or sys.maxsize
             ways[mode] = functools.partial(score_in_turn, scorer, said=Transcript.given(said))
         except (RuntimeError, AttributeError) as error:
             whys[mode] = str(error).splitlines()[0]
@@ -209,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and print the result as JSON."""
     parser = parser_of(__doc__ or "", clips=2, rounds=5)
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--torch-frames", type=int, help="frames a call of PyTorch, 0 for all of a clip")
     given = parser.parse_args(arguments)
     found = measure(
         given.folder,
@@ -217,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         said=given.said,
         clips=given.clips,
         rounds=given.rounds,
+        torch_frames=given.torch_frames,
     )
     report(found, given.json)
 
