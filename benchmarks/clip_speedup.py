@@ -128,7 +128,7 @@ def measure(
         said: What is said in each clip.
         clips: How many are taken at most.
         rounds: How often.
-        torch_frames: Frames a call of PyTorch; 0 for all of a clip, ``None`` for as many as the bundle's ways.
+        torch_frames: Frames a call of PyTorch; 0 for all of a clip, ``None`` for those of the bundle.
 
     Returns:
         Milliseconds of each round by way, ratios to eager PyTorch and to PyTorch's best mode, and how far the
