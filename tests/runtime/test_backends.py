@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from taemi_runtime import backends
@@ -21,7 +22,7 @@ from taemi_runtime.draw import draw_inputs
 from taemi_runtime.engine import Backend, EngineOptions, Probe
 from taemi_runtime.errors import DeviceError, EngineError, MissingExtraError, UsageError
 from taemi_runtime.host import CudaDriver, cuda_driver
-from tests.runtime.tiny_bundle import fusion_model, fusion_spec
+from tests.runtime.tiny_bundle import fusion_model, fusion_spec, vision_model, vision_spec
 
 
 class Flaky(Backend):
@@ -228,12 +229,24 @@ def test_the_library_is_silent_on_both_streams(graph, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_threads_that_wait_do_not_take_the_cores_from_others(tmp_path):
-    path = tmp_path / "fusion.onnx"
-    onnx.save(fusion_model(), path)
-    with open_engine(path, fusion_spec(), EngineOptions(device="cpu", threads=2)) as engine:
-        options = engine._session.get_session_options()
-        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+@pytest.mark.parametrize(
+    ("release", "bounded"), [("1.25.9", False), ("1.26.0", True), ("1.100.0.dev1", True)]
+)
+def test_threads_that_wait_do_not_take_the_cores_from_others(tmp_path, monkeypatch, release, bounded):
+    monkeypatch.setattr(onnxruntime, "__version__", release)
+    sleeps = {"session.intra_op.allow_spinning": "0"}
+    # Before 1.26 there is no bound: threads would spin for milliseconds.
+    fusion = {"session.intra_op.spin_duration_us": "20"} if bounded else sleeps
+    for spec, graph, expected in (
+        (vision_spec(), vision_model(), sleeps),
+        (fusion_spec(), fusion_model(), fusion),
+    ):
+        path = tmp_path / f"{spec.name}.onnx"
+        onnx.save(graph, path)
+        with open_engine(path, spec, EngineOptions(device="cpu", threads=2)) as engine:
+            options = engine._session.get_session_options()
+            for key, value in expected.items():
+                assert options.get_session_config_entry(key) == value
 
 
 def test_a_trace_is_written_where_it_was_asked_for_and_nowhere_else(graph, tmp_path):

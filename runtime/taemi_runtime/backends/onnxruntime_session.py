@@ -44,6 +44,9 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 
+# Since then threads spin for a given time (microsoft/onnxruntime#27916); before, for milliseconds or never.
+_BOUNDED_SPINNING = (1, 26)
+
 # ORT_LOGGING_LEVEL: 2 is warning, 4 is fatal. Errors come as exceptions, so the log only repeats them.
 _QUIET, _TALKATIVE = 4, 2
 
@@ -113,7 +116,12 @@ def installed_distributions() -> dict[str, str]:
 
 
 def create_session(
-    ort: ModuleType, model: Path | bytes, threads: int, providers: list[Any], trace: str = ""
+    ort: ModuleType,
+    model: Path | bytes,
+    threads: int,
+    providers: list[Any],
+    trace: str = "",
+    spin_us: int = 0,
 ) -> Any:
     """Create a session, turning every refusal into an EngineError.
 
@@ -123,6 +131,8 @@ def create_session(
         threads: Threads inside one call.
         providers: Providers with their options, best first.
         trace: As in ``EngineOptions``.
+        spin_us: How long a thread without work stays awake, in microseconds; 0 is not at all, and so is any
+            time before version 1.26, which knows no bound.
 
     Raises:
         EngineError: The library refused the file, with its reason.
@@ -131,9 +141,12 @@ def create_session(
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Waiting threads sleep. Spinning, they take the cores from whatever decodes or runs beside: with two busy
-    # cores a clip took three times as long.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Waiting threads sleep, at once or soon. Spinning, they take the cores from whatever decodes or runs beside:
+    # with two busy cores a clip took three times as long.
+    if spin_us and _version(ort) >= _BOUNDED_SPINNING:
+        settings.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
+    else:
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if trace:
         settings.enable_profiling = True
         settings.profile_file_prefix = trace
@@ -149,6 +162,10 @@ def create_session(
             f"ONNX Runtime {ort.__version__} refused it ({reason(error)})",
             "Export it again: taemi-export onnx CKPT --force",
         ) from error
+
+
+def _version(ort: ModuleType) -> tuple[int, ...]:
+    return tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
 
 
 def reason(error: Exception) -> str:
