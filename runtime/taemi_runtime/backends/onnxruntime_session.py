@@ -141,8 +141,8 @@ def create_session(
     settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # Waiting threads sleep, at once or soon. Spinning, they take the cores from whatever decodes or runs beside:
-    # with two busy cores a clip took three times as long.
+    # Waiting threads sleep, at once or soon. Spinning, they take the cores from whatever decodes or runs
+    # beside: with two busy cores a clip took three times as long.
     if spin_us and _version(ort) >= _BOUNDED_SPINNING:
         settings.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     else:
