@@ -23,7 +23,7 @@ from taemi_runtime.spec import GraphSpec
 # How long threads of the fusion graph stay awake, in microseconds. It has many short operators, and runs when
 # decoding and encoders have ended: 1.08 times as fast in int8, 1.05 in float32 (two cores). Longer gave no
 # more, and took more from whatever else was busy. Encoders run beside decoding, which wants the core.
-_SPIN_US = 20
+SPIN_US = 20
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class OnnxRuntimeCpu(Backend):
         if kind == "auto" and "CUDAExecutionProvider" in ort.get_available_providers():
             _say_why_not_cuda()
         threads = thread_count(options)
-        spin_us = _SPIN_US if spec.name == FUSION else 0
+        spin_us = SPIN_US if spec.name == FUSION else 0
         session = create_session(ort, path, threads, ["CPUExecutionProvider"], options.trace, spin_us)
         return OnnxRuntimeEngine(
             session, spec, engine_info(ort, cls.name, path, spec, "cpu", threads, dict(facts))
