@@ -23,7 +23,8 @@ COLUMNS = (
     *("load_ms", "cold_ms", "warmup_calls", "calls_per_round"),
     *(f"latency_ms_{name}" for name in _STATISTICS),
     "items_per_second",
-    *("baseline", "times_faster", "times_faster_low", "times_faster_high", "confidence", "rounds"),
+    *("baseline", "times_faster", "times_faster_low", "times_faster_high", "confidence"),
+    *("times_faster_spread_low", "times_faster_spread_high", "rounds"),
     *("output", "max_abs", "mean_abs", "cosine", "rho", "parity_note"),
     *("host_bytes", "device_bytes", "engine_bytes", "memory_note"),
     *(f"{part.removesuffix('_ms')}_p50_ms" for part in _PARTS),
@@ -55,6 +56,8 @@ def _row(row: RowReport, scope: ScopeReport | None) -> dict[str, Any]:
             "times_faster": ratio.median,
             "times_faster_low": ratio.low,
             "times_faster_high": ratio.high,
+            "times_faster_spread_low": ratio.spread_low,
+            "times_faster_spread_high": ratio.spread_high,
             "confidence": ratio.confidence,
             "rounds": ratio.rounds,
         }

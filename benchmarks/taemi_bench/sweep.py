@@ -20,10 +20,12 @@ POINT = Schedule(
     max_seconds=6.0,
     warmup_calls=1,
     warmup_seconds=0.02,
+    settle_seconds=0.02,
     block_seconds=0.03,
     slow_seconds=5.0,
 )
-"""A point of a fast row has up to 30 samples in its three rounds."""
+"""A point of a fast row has up to 30 samples in its three rounds. Its rows settle for twice as long as
+PyTorch's threads stay awake; those of the engines sleep sooner (``timer``)."""
 ONCE = Schedule(rounds=1, seconds=0.0, max_rounds=1, warmup_calls=0, warmup_seconds=0.0, settle_seconds=0.0)
 """A point whose calls take seconds is measured once."""
 SLOW_SECONDS = 3.0

@@ -13,7 +13,7 @@ from taemi_bench.report import Report
 from taemi_bench.roofline import Ceilings
 from taemi_bench.row_report import RowReport
 from taemi_bench.scope_report import ScopeReport, SweepReport, SweepRow
-from taemi_bench.stats import PERCENTS, Latency, samples_needed
+from taemi_bench.stats import PERCENTS, SPREAD, Latency, samples_needed
 from taemi_runtime.atomic import write_text
 from taemi_runtime.console import format_size
 
@@ -86,7 +86,7 @@ def cells(row: RowReport) -> tuple[str, ...]:
         row.scope,
         row_name(row),
         *map(format_ms, (*percentiles, *spread, row.load_ms, row.cold_ms)),
-        "-" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+        "-" if ratio is None else f"{ratio.median:.2f} ({ratio.spread_low:.2f} to {ratio.spread_high:.2f})",
     )
 
 
@@ -155,7 +155,7 @@ def notes(report: Report) -> Iterator[str]:
     yield from map(_describe_scope, report.scopes)
     yield from _missing_samples(report)
     if any(row.times_faster for row in report.rows):
-        yield "times faster than PyTorch eager fp32: median over the rounds, with its 95 % interval"
+        yield f"times faster than PyTorch eager fp32: median of rounds, and where {SPREAD} % of them lie"
     yield from map(describe_ceilings, report.ceilings.values())
     yield from _row_notes(report)
     yield from reasons(report)

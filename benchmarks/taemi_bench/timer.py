@@ -6,7 +6,8 @@ a row is compared with its baseline within each round (``stats.ratio_per_round``
 
 What ran before has a say, too, for it leaves its threads awake. On two cores a PyTorch call took twice
 as long right behind an ONNX Runtime call, because ONNX Runtime's pool spins for 35 to 48 ms after a
-call and PyTorch's OpenMP threads for 8 to 10 ms (onnxruntime 1.31.1, torch 2.13.0). A turn therefore
+call where nothing else is set (taemi's engines sleep at once, or after 20 microseconds), and PyTorch's
+OpenMP threads for 8 to 10 ms (onnxruntime 1.31.1, torch 2.13.0). A turn therefore
 begins with a settling time off the clock, in which the row itself is called until the threads of its
 predecessor sleep; what is timed is the row back to back with itself, as a loop over it alone would be.
 What may still carry over is spread evenly by the order of the rounds (``schedule.round_orders``).

@@ -1,7 +1,7 @@
 """Exact rewrites of a traced graph: less work for the same numbers, whatever the architecture.
 
-Each is here because it was measured to save 5 % or more of a graph (docs/exact-rewrites.md, which also says
-what was left out). Whether it is right is not taken on trust: the graph is compared with the reference.
+What each was measured to save stands in docs/exact-rewrites.md, which also says what was left out. Whether it
+is right is not taken on trust: the graph is compared with the reference.
 """
 
 from __future__ import annotations

@@ -74,6 +74,13 @@ def test_a_ratio_round_by_round_by_hand():
     # Ratios 2, 2, 3, 2, 5, 30.
     assert (found.median, found.low, found.high, found.rounds) == (2.5, 2.0, 30.0, 6)
     assert found.confidence == pytest.approx(1 - 2 / 64)
+    assert (found.spread_low, found.spread_high) == (2.0, 30.0)
+
+
+def test_nine_of_ten_rounds_lie_in_the_spread():
+    found = ratio_per_round([float(value) for value in range(1, 41)], [1.0] * 40)
+    assert (found.spread_low, found.spread_high) == (3.0, 38.0)
+    assert (found.spread_low, found.spread_high) != (found.low, found.high)
 
 
 def test_what_slows_both_rows_of_a_round_cancels():

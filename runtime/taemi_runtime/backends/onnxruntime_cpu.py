@@ -21,7 +21,7 @@ from taemi_runtime.host import parse_device
 from taemi_runtime.spec import GraphSpec
 
 # How long threads of the fusion graph stay awake, in microseconds. It has many short operators, and runs when
-# decoding and encoders have ended: 1.08 times as fast in int8, 1.05 in float32 (two cores). Longer gave no
+# decoding and encoders have ended: 1.16 times as fast in int8, 1.10 in float32 (two cores). Longer gave no
 # more, and took more from whatever else was busy. Encoders run beside decoding, which wants the core.
 SPIN_US = 20
 
