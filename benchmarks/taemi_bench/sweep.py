@@ -21,12 +21,21 @@ POINT = Schedule(
     warmup_calls=1,
     warmup_seconds=0.02,
     settle_seconds=0.02,
+    settle_call_seconds=0.0,
     block_seconds=0.03,
     slow_seconds=5.0,
 )
 """A point of a fast row has up to 30 samples in its three rounds. Its rows settle for twice as long as
 PyTorch's threads stay awake; those of the engines sleep sooner (``timer``)."""
-ONCE = Schedule(rounds=1, seconds=0.0, max_rounds=1, warmup_calls=0, warmup_seconds=0.0, settle_seconds=0.0)
+ONCE = Schedule(
+    rounds=1,
+    seconds=0.0,
+    max_rounds=1,
+    warmup_calls=0,
+    warmup_seconds=0.0,
+    settle_seconds=0.0,
+    settle_call_seconds=0.0,
+)
 """A point whose calls take seconds is measured once."""
 SLOW_SECONDS = 3.0
 """All rows' calls of a point together; above it the point is measured once."""

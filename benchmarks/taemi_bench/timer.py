@@ -162,7 +162,9 @@ class _Row:
 
     def turn(self, schedule: Schedule) -> list[float]:
         """Settle, then time one block; empty when a call failed."""
-        if self.pace_seconds > schedule.settle_seconds:
+        if 0 < schedule.settle_seconds < self.pace_seconds <= schedule.settle_call_seconds:
+            self.call()
+        elif self.pace_seconds > schedule.settle_seconds:
             self.sleep(schedule.settle_seconds)
         elif schedule.settle_seconds:
             start = self.clock()

@@ -121,12 +121,17 @@ def test_a_turn_settles_with_own_calls_off_the_clock():
     assert clock.slept == []
 
 
-def test_a_row_slower_than_the_settling_time_waits_instead():
+@pytest.mark.parametrize(
+    ("seconds", "limit", "calls", "slept"),
+    [(0.2, 0.5, 2, []), (0.5, 0.5, 2, []), (0.6, 0.5, 1, [0.05]), (0.2, 0.0, 1, [0.05])],
+)
+def test_a_row_slower_than_the_settling_time_makes_one_call_or_waits(seconds, limit, calls, slept):
     clock = Clock()
-    row = Fake("A", clock, 0.2)
-    timed([row], clock, rounds=3, settle_seconds=0.05)
-    assert clock.slept == [0.05] * 3
-    assert row.calls == 1 + 3
+    row = Fake("A", clock, seconds)
+    found = timed([row], clock, rounds=3, settle_seconds=0.05, settle_call_seconds=limit).rows[0]
+    assert clock.slept == slept * 3
+    assert row.calls == 1 + calls * 3
+    assert len(found.values_ms) == 3
 
 
 @pytest.mark.parametrize(("seconds", "size"), [(0.0005, 10), (0.004, 5), (0.011, 1), (0.5, 1)])
