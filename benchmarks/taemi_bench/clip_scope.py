@@ -124,7 +124,8 @@ def no_clip_scope(setting: Setting) -> Scope:
 def clip_schedule(schedule: Schedule) -> Schedule:
     """Return how long a clip is measured: one of which a call takes half a minute is measured a few times."""
     most = max(schedule.seconds, min(schedule.max_seconds, MAX_SECONDS))
-    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most)
+    # Nobody scores a clip again and again: what one call leaves in the caches is no part of the next.
+    return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most, settle_call_seconds=0.0)
 
 
 def with_rho(rows: Sequence[RowReport], clips: Sequence[ClipCalls], reference: str) -> list[RowReport]:
