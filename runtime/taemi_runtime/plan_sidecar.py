@@ -17,6 +17,7 @@ from typing import Literal
 from taemi_runtime.bundle import Bundle
 from taemi_runtime.errors import BundleError, EngineError, InputError
 from taemi_runtime.manifest import file_sha256
+from taemi_runtime.release import release_of
 from taemi_runtime.strict import from_plain, to_json
 
 SCHEMA = 1
@@ -315,7 +316,7 @@ def check_host(sidecar: PlanSidecar, host: PlanHost) -> tuple[str, ...]:
     if sidecar.library != host.library:
         raise EngineError(asked, f"it was built by {sidecar.maker}, and this is {here}", again)
     # Plans are tied to the library's major, minor and patch version; the fourth number is a build's.
-    if _release(sidecar.library_version) != _release(host.library_version):
+    if release_of(sidecar.library_version, 3) != release_of(host.library_version, 3):
         raise EngineError(asked, f"it was built by {sidecar.maker}, and this is {here}", again)
     built, found = _capability(sidecar.compute_capability), _capability(host.compute_capability)
     fits = found == built
@@ -326,7 +327,7 @@ def check_host(sidecar: PlanSidecar, host: PlanHost) -> tuple[str, ...]:
         raise EngineError(
             asked, f"it was built for {wanted}, and this GPU has {host.compute_capability}", again
         )
-    if sidecar.driver and host.driver and _release(host.driver) < _release(sidecar.driver):
+    if sidecar.driver and host.driver and release_of(host.driver, 3) < release_of(sidecar.driver, 3):
         return (
             f"{sidecar.plan} was built under a driver for CUDA {sidecar.driver}; "
             f"this one supports CUDA {host.driver}",
@@ -383,10 +384,6 @@ def _elements(shape: Shape) -> int:
     for length in shape:
         count *= length
     return count
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 
 
 def _capability(text: str) -> tuple[int, int]:

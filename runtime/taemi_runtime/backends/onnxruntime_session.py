@@ -16,6 +16,7 @@ from taemi_runtime.engine import Engine, EngineInfo, EngineOptions
 from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.host import usable_cores
 from taemi_runtime.input_checks import as_dtype
+from taemi_runtime.release import release_of
 from taemi_runtime.spec import Array, Arrays, GraphSpec, InputSpec, OutputSpec
 from taemi_runtime.telemetry import disable_telemetry
 
@@ -143,7 +144,7 @@ def create_session(
     settings.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     # Waiting threads sleep, at once or soon. Spinning, they take the cores from whatever decodes or runs
     # beside: with two busy cores a clip took three times as long.
-    if spin_us and _version(ort) >= _BOUNDED_SPINNING:
+    if spin_us and release_of(ort.__version__, 2) >= _BOUNDED_SPINNING:
         settings.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     else:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -162,10 +163,6 @@ def create_session(
             f"ONNX Runtime {ort.__version__} refused it ({reason(error)})",
             "Export it again: taemi-export onnx CKPT --force",
         ) from error
-
-
-def _version(ort: ModuleType) -> tuple[int, ...]:
-    return tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
 
 
 def reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from taemi_runtime.backends.tensorrt_messages import SYMPTOMS
 from taemi_runtime.errors import EngineError, MissingExtraError
 from taemi_runtime.plan_sidecar import LIBRARIES
+from taemi_runtime.release import release_of
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def import_library(name: str) -> ModuleType:
     if not version or not hasattr(found, "Runtime"):
         # What a failed installation leaves behind: an empty namespace.
         raise MissingExtraError(asked, f"{name} is installed without its libraries", _INSTALL[name])
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < _OLDEST[name]:
+    if release_of(version, 2) < _OLDEST[name]:
         oldest = ".".join(map(str, _OLDEST[name]))
         raise EngineError(asked, f"{name} {version} is older than {oldest}", _INSTALL[name])
     return found
