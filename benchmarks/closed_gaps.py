@@ -20,6 +20,7 @@ import numpy as np
 
 from clip_ways import report
 from taemi_bench.machine import judge_noise, read_activity, read_machine
+from taemi_bench.rows import Row
 from taemi_bench.schedule import default_schedule
 from taemi_bench.stats import ratio_per_round
 from taemi_bench.timer import interleave
@@ -36,16 +37,6 @@ AWAKE_US = onnxruntime_cpu.SPIN_US
 FRAMES, FRAMES_BEFORE = FRAMES_A_CALL["cpu"], 16
 PRECISIONS = {"fp32": "", "int8": ".int8"}
 Call = Callable[[], dict[str, Array]]
-
-
-@dataclass(frozen=True)
-class _Timed:
-    """One of the two rows of a comparison; see ``taemi_bench.timer.Timed``."""
-
-    name: str
-    run: Call
-    synchronise: None = None
-    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,7 @@ def measure(bundle: Path, before: Path | None, rounds: int | None) -> dict[str, 
             for value, new in zip(_values(gap.before), _values(gap.after), strict=True)
         )
         timing = interleave(
-            [_Timed("before", gap.before), _Timed("after", gap.after)], default_schedule(rounds=rounds)
+            [_row(gap, "before", gap.before), _row(gap, "after", gap.after)], default_schedule(rounds=rounds)
         )
         old, new = timing.rows
         ratio = ratio_per_round(old.round_medians_ms, new.round_medians_ms)
@@ -104,6 +95,10 @@ def measure(bundle: Path, before: Path | None, rounds: int | None) -> dict[str, 
         "bundle": bundle.name,
         "gaps": found,
     }
+
+
+def _row(gap: _Gap, name: str, call: Call) -> Row:
+    return Row(name, "onnxruntime-cpu", gap.precision, gap.graph, "cpu", run=call)
 
 
 def _values(call: Call) -> list[Array]:
