@@ -66,7 +66,7 @@ def measure_ceilings(device: str, threads: int, *, seconds: float = SECONDS) -> 
                 break
             try:
                 rate = best_rate(product(side), side**3, seconds / len(SIDES))
-            # Of a library that lacks a kernel for a precision; NotImplementedError is a RuntimeError.
+            # A library lacks a kernel for a precision, which PyTorch says with a kind of RuntimeError.
             except (TaemiError, RuntimeError):
                 break
             if rate > rates.get(precision, 0.0):

@@ -124,7 +124,8 @@ def no_clip_scope(setting: Setting) -> Scope:
 def clip_schedule(schedule: Schedule) -> Schedule:
     """Return how long a clip is measured: one of which a call takes half a minute is measured a few times."""
     most = max(schedule.seconds, min(schedule.max_seconds, MAX_SECONDS))
-    # Nobody scores a clip again and again: what one call leaves in the caches is no part of the next.
+    # A call off the clock before each one would double the time of the longest scope; and nobody scores one
+    # clip again and again, so that what a call leaves in the caches is no part of the next.
     return replace(schedule, slow_seconds=SLOW_SECONDS, max_seconds=most, settle_call_seconds=0.0)
 
 
