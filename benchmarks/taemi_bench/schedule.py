@@ -34,7 +34,7 @@ class Schedule:
         settle_seconds: Settling time at the start of a turn: calls of the row off the clock, or idle
             where one call takes longer than that.
         settle_call_seconds: A row whose call takes longer than settling, but not than this, makes one call
-            off the clock instead: other rows had the caches (wav2vec2 in int8: 1.06 times as long after idle).
+            off the clock instead: other rows had the caches (wav2vec2 in int8: 1.06 times as long).
         block_seconds: A turn times as many calls as fit into this at the row's warm-up pace, at
             least one: fast rows collect the samples that high percentiles need.
         block_calls: Most timed calls in a turn.
